@@ -1,0 +1,1 @@
+//! Writes application rows and outbox events in one logged batch.

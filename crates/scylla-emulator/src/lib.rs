@@ -1,0 +1,1 @@
+//! An in-memory, ScyllaDB-compatible CQL server with change data capture.

@@ -1,0 +1,1 @@
+//! Publishes ScyllaDB outbox tables to Kafka.

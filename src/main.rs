@@ -1,0 +1,2 @@
+//! The `outbox-relay` command.
+fn main() {}
