@@ -1,0 +1,362 @@
+//! Resolved configuration: what every other module reads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use scylla::statement::Consistency;
+
+/// Everything the relay needs to know, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Who this relay is.
+    pub relay: Relay,
+    /// The ScyllaDB cluster.
+    pub scylla: Scylla,
+    /// The Kafka cluster.
+    pub kafka: Kafka,
+    /// The outbox tables; at least one.
+    pub outboxes: Vec<Outbox>,
+    /// How the log is followed.
+    pub follow: Follow,
+    /// What happens to an attempt that fails.
+    pub retry: Retry,
+    /// How progress is saved.
+    pub checkpoint: Checkpoint,
+    /// Bounds on what is in flight.
+    pub limits: Limits,
+    /// How the relay stops.
+    pub shutdown: Shutdown,
+    /// Where logs go.
+    pub log: Log,
+}
+
+/// Who this relay is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Names checkpoints, dead letters and the Kafka client id. 1 to 64 of `[A-Za-z0-9._-]`.
+    pub name: String,
+}
+
+/// How ScyllaDB is reached.
+#[derive(Debug, Clone)]
+pub struct Scylla {
+    /// Contact points, `host:port`.
+    pub nodes: Vec<String>,
+    /// The keyspace of the relay's own tables.
+    pub keyspace: String,
+    /// Consistency of every read of the log and of every write of the relay's own tables.
+    pub consistency: Consistency,
+    /// Datacenter that requests go to, if it is to be preferred.
+    pub datacenter: Option<String>,
+    /// User name, together with `password`.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// How long one request may take.
+    pub request_timeout: Duration,
+}
+
+/// How Kafka is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kafka {
+    /// Bootstrap servers, `host:port`.
+    pub brokers: Vec<String>,
+    /// librdkafka properties of the user, applied after the relay's own defaults. What the
+    /// guarantees rest on (idempotence, acks) cannot be changed.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// A keyspace and a table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableName {
+    /// Keyspace, as ScyllaDB stores it.
+    pub keyspace: String,
+    /// Table, as ScyllaDB stores it.
+    pub table: String,
+}
+
+impl TableName {
+    /// The name of the table's CDC log in the same keyspace.
+    pub fn log_table(&self) -> String {
+        format!("{}_scylla_cdc_log", self.table)
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.keyspace, self.table)
+    }
+}
+
+/// One outbox table and how its rows become records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbox {
+    /// The base table (its log is [`TableName::log_table`]).
+    pub table: TableName,
+    /// Which column plays which part.
+    pub columns: Columns,
+    /// Where records go.
+    pub topic: TopicTemplate,
+    /// Further headers.
+    pub headers: Vec<HeaderMapping>,
+    /// Form of the key's bytes.
+    pub key_format: ValueFormat,
+    /// Form of the payload's bytes.
+    pub payload_format: ValueFormat,
+    /// Whether a null or empty payload becomes a tombstone; otherwise it is an empty value.
+    pub tombstone_on_empty: bool,
+    /// Names of the headers that the relay sets by itself.
+    pub standard_headers: StandardHeaders,
+}
+
+/// Which column plays which part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns {
+    /// The event's own id.
+    pub id: String,
+    /// The record's key (the aggregate's id): decides partition and order.
+    pub key: String,
+    /// The payload.
+    pub payload: String,
+    /// The aggregate's type (`{aggregate_type}` in the topic template).
+    pub aggregate_type: Option<String>,
+    /// The event's type.
+    pub event_type: Option<String>,
+    /// The payload's media type.
+    pub content_type: Option<String>,
+    /// When the event happened.
+    pub created_at: Option<String>,
+    /// A `map<text, text>` (or text to blob) column whose entries all become headers.
+    pub headers: Option<String>,
+    /// The W3C trace context (`traceparent`) of the write.
+    pub traceparent: Option<String>,
+}
+
+impl Columns {
+    /// All columns that are mapped, each with the part it plays.
+    pub fn mapped(&self) -> Vec<(&'static str, &str)> {
+        let optional = [
+            ("aggregate_type", &self.aggregate_type),
+            ("event_type", &self.event_type),
+            ("content_type", &self.content_type),
+            ("created_at", &self.created_at),
+            ("headers", &self.headers),
+            ("traceparent", &self.traceparent),
+        ];
+        let required = [
+            ("id", &self.id),
+            ("key", &self.key),
+            ("payload", &self.payload),
+        ];
+        required
+            .into_iter()
+            .map(|(part, column)| (part, column.as_str()))
+            .chain(
+                optional
+                    .into_iter()
+                    .filter_map(|(part, c)| Some((part, c.as_deref()?))),
+            )
+            .collect()
+    }
+}
+
+/// A header taken from a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderMapping {
+    /// Name of the header.
+    pub name: String,
+    /// Column that gives its value, in its natural text form (blobs as they are).
+    pub column: String,
+}
+
+/// Names of the headers that the relay sets by itself; `None` leaves one out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandardHeaders {
+    /// Carries the event's id. Consumers recognise duplicates by it. Default `id`.
+    pub id: String,
+    /// Carries the event's type. Default `type`.
+    pub event_type: Option<String>,
+    /// Carries the payload's media type. Default `content-type`.
+    pub content_type: Option<String>,
+    /// Carries the time the event was created, RFC 3339. Default `created-at`.
+    pub created_at: Option<String>,
+    /// Carries the W3C trace context. Default `traceparent`.
+    pub traceparent: Option<String>,
+}
+
+/// How a column's value becomes bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ValueFormat {
+    /// The column's natural form: blobs as they are, text as UTF-8, anything else as the text
+    /// that `cqlsh` would show (uuid `4f…`, numbers in decimal); collections as JSON.
+    Natural,
+    /// As `Natural`, and the bytes must be a JSON document; anything else is undecodable.
+    Json,
+    /// The bytes of ScyllaDB's serialisation of blobs and text only; other types are refused.
+    Bytes,
+}
+
+/// A topic name with placeholders: `outbox.event.{aggregate_type}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicTemplate {
+    /// The parts, in order.
+    pub parts: Vec<TopicPart>,
+}
+
+/// A part of a topic template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TopicPart {
+    /// Text as it stands.
+    Literal(String),
+    /// The aggregate's type.
+    AggregateType,
+    /// The event's type.
+    EventType,
+    /// A column of the outbox row by its name: `{column:region}`.
+    Column(String),
+    /// The keyspace of the outbox table.
+    Keyspace,
+    /// The name of the outbox table.
+    Table,
+}
+
+/// Where a relay without checkpoints starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest row that the log still has.
+    Earliest,
+    /// With rows written after the relay's first start.
+    Latest,
+    /// With rows written at or after this time, microseconds since the Unix epoch.
+    At(i64),
+}
+
+/// How the log is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Follow {
+    /// Pause between two reads of a group that has just had rows.
+    pub poll: Duration,
+    /// Longest pause between two reads of a group that has long had none.
+    pub idle_poll: Duration,
+    /// How far W trails: what appears later than this behind the newest time may be missed.
+    pub late_window: Duration,
+    /// Pause between two reads of everything above W.
+    pub rescan: Duration,
+    /// Where a relay without checkpoints starts.
+    pub start: Start,
+    /// Rows of one page.
+    pub page_rows: NonZeroU32,
+    /// Reads under way at once, all tables together.
+    pub concurrent_reads: NonZeroUsize,
+    /// Positions above W kept in memory, per table. At the limit the table is read less.
+    pub tracked_positions: NonZeroUsize,
+    /// Pause between two looks for new generations.
+    pub generation_poll: Duration,
+}
+
+/// What happens to an attempt that fails.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retry {
+    /// Attempts of one event.
+    pub max_attempts: NonZeroU32,
+    /// Pause after the first attempt.
+    pub initial_backoff: Duration,
+    /// Growth of the pause.
+    pub multiplier: f64,
+    /// Longest pause.
+    pub max_backoff: Duration,
+    /// How long one attempt may take (librdkafka's `message.timeout.ms`).
+    pub attempt_timeout: Duration,
+}
+
+/// How progress is saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Pause between two saves of a group that has moved.
+    pub interval: Duration,
+    /// Pause between two saves of a group that had no rows.
+    pub idle_interval: Duration,
+}
+
+/// Bounds on what is in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Events between the source and the delivery report.
+    pub in_flight_events: NonZeroUsize,
+    /// Bytes between the source and the delivery report.
+    pub in_flight_bytes: NonZeroUsize,
+}
+
+/// How the relay stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long events in flight may take to be published after a stop is asked for.
+    pub drain_timeout: Duration,
+}
+
+/// Where logs go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// Filter in the syntax of `tracing_subscriber::EnvFilter`.
+    pub level: String,
+    /// Form of the lines on standard error and in the files.
+    pub format: LogFormat,
+    /// Files, in addition to standard error.
+    pub file: Option<LogFile>,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line each.
+    Text,
+    /// One JSON object each.
+    Json,
+}
+
+/// Log files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    /// Directory; it must exist or be creatable.
+    pub dir: PathBuf,
+    /// When a new file begins.
+    pub rotation: LogRotation,
+    /// Files kept; the oldest is removed.
+    pub keep: NonZeroUsize,
+}
+
+/// When a new log file begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogRotation {
+    /// At each full hour (UTC).
+    Hourly,
+    /// At midnight (UTC).
+    Daily,
+    /// Never.
+    Never,
+}
+
+/// A value that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The secret itself; the caller must not log it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}

@@ -1,0 +1,51 @@
+//! Counters that the parts raise; later served as metrics, now logged and read by tests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter that only grows, or a gauge when it is set.
+#[derive(Debug, Default)]
+pub struct Value(AtomicU64);
+
+impl Value {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Sets the value.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The present value.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All counters of one relay.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Log rows read, repeated reads included.
+    pub rows_read: Value,
+    /// Reads (pages) sent to ScyllaDB.
+    pub reads: Value,
+    /// Reads that failed.
+    pub read_errors: Value,
+    /// Events handed to the pipeline.
+    pub events: Value,
+    /// Changes that are no event: updates, deletes, images.
+    pub skipped: Value,
+    /// Rows that could not be decoded.
+    pub undecodable: Value,
+    /// Rows first seen behind the tail.
+    pub late: Value,
+    /// Records acknowledged by Kafka.
+    pub published: Value,
+    /// Attempts that failed.
+    pub failed_attempts: Value,
+    /// Checkpoint rows written.
+    pub checkpoints: Value,
+    /// Checkpoint writes that failed.
+    pub checkpoint_errors: Value,
+}

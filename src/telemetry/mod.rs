@@ -1,0 +1,6 @@
+//! Logs and counters.
+//!
+//! Owns the set-up of `tracing` and the counters that the parts raise. Never holds a payload, a
+//! key or a secret.
+
+pub mod metrics;
