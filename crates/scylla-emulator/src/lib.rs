@@ -1,1 +1,3 @@
 //! An in-memory, ScyllaDB-compatible CQL server with change data capture.
+
+pub mod cluster;

@@ -1,0 +1,152 @@
+//! The cluster that the emulator pretends to be: nodes, ring, shards, CDC generations, clock.
+//!
+//! Invariants
+//! 1. A seed fixes everything that looks random: tokens, host ids, stream ids.
+//! 2. Every node has the same number of shards and of vnodes.
+//!
+//! Replication is not modelled: all nodes answer from one storage, and every consistency level is met.
+
+pub mod clock;
+pub mod generations;
+pub mod random;
+pub mod sharding;
+pub mod token;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use self::clock::ClockHandle;
+use self::generations::{Generation, Generations, StreamError, StreamId};
+use self::random::Random;
+use self::token::Token;
+
+/// Name of the only datacenter.
+pub const DATACENTER: &str = "datacenter1";
+/// Name of the only rack.
+pub const RACK: &str = "rack1";
+
+/// How the cluster is laid out.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Number of nodes, at least one. Node n has the listening address plus n.
+    pub nodes: u16,
+    /// Vnodes (tokens) of each node, at least one.
+    pub vnodes: u16,
+    /// Shards of each node, at least one.
+    pub shards: u16,
+    /// Fixes everything that looks random.
+    pub seed: u64,
+    /// How long before the start the first CDC generation began, in milliseconds.
+    pub first_generation_age_ms: i64,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            nodes: 1,
+            vnodes: 4,
+            shards: 2,
+            seed: 1,
+            first_generation_age_ms: 600_000,
+        }
+    }
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Address that clients use.
+    pub address: IpAddr,
+    /// Identity of the node.
+    pub host_id: Uuid,
+    /// The node's tokens, ascending.
+    pub tokens: Vec<Token>,
+}
+
+/// Nodes, ring and CDC generations.
+#[derive(Debug)]
+pub struct Topology {
+    /// The node that clients connect to comes first.
+    pub nodes: Vec<Node>,
+    /// Shards of each node.
+    pub shards: u16,
+    /// CDC generations.
+    pub generations: Generations,
+    clock: ClockHandle,
+    random: Random,
+}
+
+impl Topology {
+    /// Lays out a cluster and publishes its first generation.
+    pub fn new(layout: &Layout, address: IpAddr, clock: ClockHandle) -> Self {
+        let random = Random::new(layout.seed);
+        let nodes = (0..layout.nodes.max(1))
+            .map(|index| {
+                let mut tokens: Vec<_> = (0..layout.vnodes.max(1))
+                    .map(|_| Token(random.next() as i64))
+                    .collect();
+                tokens.sort_unstable();
+                Node {
+                    address: nth_address(address, index),
+                    host_id: random.uuid(),
+                    tokens,
+                }
+            })
+            .collect();
+        let topology = Self {
+            nodes,
+            shards: layout.shards.max(1),
+            generations: Generations::default(),
+            clock,
+            random,
+        };
+        let now_ms = topology.clock.now_micros() / 1_000;
+        topology.new_generation_at(now_ms - layout.first_generation_age_ms.max(0));
+        topology
+    }
+
+    /// Makes new streams, valid from `timestamp_ms` milliseconds since the epoch on.
+    pub fn new_generation_at(&self, timestamp_ms: i64) -> Arc<Generation> {
+        let ends = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.tokens.iter().copied())
+            .collect();
+        self.generations.publish(Generation::new(
+            timestamp_ms,
+            ends,
+            self.shards,
+            &self.random,
+        ))
+    }
+
+    /// The stream for a base row with `token` and write timestamp `write` (microseconds).
+    pub fn stream_of(&self, token: Token, write: i64) -> Result<StreamId, StreamError> {
+        Ok(self
+            .generations
+            .at(write, self.clock.now_micros())?
+            .stream_of(token))
+    }
+
+    /// The cluster's clock.
+    pub fn clock(&self) -> &ClockHandle {
+        &self.clock
+    }
+
+    /// The cluster's source of randomness.
+    pub fn random(&self) -> &Random {
+        &self.random
+    }
+}
+
+fn nth_address(base: IpAddr, index: u16) -> IpAddr {
+    match base {
+        IpAddr::V4(v4) => IpAddr::V4(u32::from(v4).wrapping_add(u32::from(index)).into()),
+        IpAddr::V6(v6) => IpAddr::V6(u128::from(v6).wrapping_add(u128::from(index)).into()),
+    }
+}
+
+#[cfg(test)]
+mod golden;
