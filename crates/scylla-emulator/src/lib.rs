@@ -1,3 +1,9 @@
 //! An in-memory, ScyllaDB-compatible CQL server with change data capture.
 
 pub mod cluster;
+pub mod engine;
+pub mod error;
+pub mod hooks;
+pub mod mutation;
+pub mod schema;
+pub mod types;
