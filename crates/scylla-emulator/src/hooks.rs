@@ -1,7 +1,6 @@
 //! What the engine asks others for: time, randomness, tokens, virtual tables, the CDC log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Error;
 use crate::mutation::{Mutation, ReadRow, RowKey};
@@ -12,19 +11,10 @@ use crate::types::Value;
 pub trait Clock: Send + Sync {
     /// Microseconds since the epoch.
     fn now_micros(&self) -> i64;
-}
 
-/// The machine's clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemClock;
-
-impl Clock for SystemClock {
-    fn now_micros(&self) -> i64 {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
-    }
+    /// Microseconds since the epoch, more than any earlier call gave (except after the clock was
+    /// set back on purpose): the timestamp of a write.
+    fn unique_micros(&self) -> i64;
 }
 
 /// The server's source of random numbers (uuids, the low bits of timeuuids).
