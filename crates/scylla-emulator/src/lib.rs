@@ -1,11 +1,17 @@
 //! An in-memory, ScyllaDB-compatible CQL server with change data capture.
 
 pub mod ast;
+pub mod cdc;
 pub mod cluster;
 pub mod engine;
 pub mod error;
 pub mod hooks;
 pub mod mutation;
 pub mod parser;
+mod protocol;
 pub mod schema;
+pub mod server;
+mod system;
 pub mod types;
+
+pub use server::{Builder, Emulator, StartError};

@@ -10,9 +10,9 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::random::Random;
 use super::sharding::{first_token_of_shard, shard_of};
 use super::token::Token;
+use crate::hooks::{Random as _, SeededRandom};
 
 /// How far in the future a write's timestamp may lie.
 pub const LEEWAY_MICROS: i64 = 5_000_000;
@@ -70,7 +70,7 @@ impl Generation {
         timestamp_ms: i64,
         mut range_ends: Vec<Token>,
         shards: u16,
-        random: &Random,
+        random: &SeededRandom,
     ) -> Self {
         range_ends.sort_unstable();
         range_ends.dedup();
@@ -84,7 +84,7 @@ impl Generation {
             let streams = (0..shards.max(1))
                 .map(|shard| {
                     let token = stream_token(previous, range_end, shard, shards);
-                    StreamId::new(token, index, random.next())
+                    StreamId::new(token, index, random.next_u64())
                 })
                 .collect();
             vnodes.push(Vnode { range_end, streams });
@@ -267,7 +267,7 @@ mod tests {
     const SECOND: i64 = 1_000_000;
 
     fn two_generations() -> Generations {
-        let random = Random::new(1);
+        let random = SeededRandom::new(1);
         let generations = Generations::default();
         for timestamp_ms in [20_000, 10_000] {
             generations.publish(Generation::new(
@@ -329,8 +329,8 @@ mod tests {
 
     #[test]
     fn a_stream_lies_in_its_vnode_and_shard() {
-        let random = Random::new(3);
-        let ends = (0..32).map(|_| Token(random.next() as i64)).collect();
+        let random = SeededRandom::new(3);
+        let ends = (0..32).map(|_| Token(random.next_u64() as i64)).collect();
         let generation = Generation::new(0, ends, 4, &random);
         for (index, vnode) in generation.vnodes.iter().enumerate() {
             for (shard, stream) in vnode.streams.iter().enumerate() {

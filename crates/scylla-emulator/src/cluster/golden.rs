@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::generations::{Generation, StreamId, Vnode};
-use super::random::Random;
 use super::token::Token;
+use crate::hooks::SeededRandom;
 
 #[derive(Deserialize)]
 struct Recording {
@@ -103,7 +103,7 @@ fn stream_tokens_are_placed_as_recorded() {
             .iter()
             .map(|vnode| vnode.range_end)
             .collect();
-        let ours = Generation::new(0, ends, 2, &Random::new(1));
+        let ours = Generation::new(0, ends, 2, &SeededRandom::new(1));
         for (ours, recorded) in ours.vnodes.iter().zip(&recorded.vnodes) {
             let mut ours: Vec<_> = ours.streams.iter().map(StreamId::token).collect();
             let mut theirs: Vec<_> = recorded.streams.iter().map(StreamId::token).collect();

@@ -8,7 +8,6 @@
 
 pub mod clock;
 pub mod generations;
-pub mod random;
 pub mod sharding;
 pub mod token;
 
@@ -19,8 +18,9 @@ use uuid::Uuid;
 
 use self::clock::ClockHandle;
 use self::generations::{Generation, Generations, StreamError, StreamId};
-use self::random::Random;
 use self::token::Token;
+use crate::hooks::{Clock, Partitioner, Random, SeededRandom};
+use crate::schema::TableSchema;
 
 /// Name of the only datacenter.
 pub const DATACENTER: &str = "datacenter1";
@@ -75,22 +75,22 @@ pub struct Topology {
     /// CDC generations.
     pub generations: Generations,
     clock: ClockHandle,
-    random: Random,
+    random: SeededRandom,
 }
 
 impl Topology {
     /// Lays out a cluster and publishes its first generation.
     pub fn new(layout: &Layout, address: IpAddr, clock: ClockHandle) -> Self {
-        let random = Random::new(layout.seed);
+        let random = SeededRandom::new(layout.seed);
         let nodes = (0..layout.nodes.max(1))
             .map(|index| {
                 let mut tokens: Vec<_> = (0..layout.vnodes.max(1))
-                    .map(|_| Token(random.next() as i64))
+                    .map(|_| Token(random.next_u64() as i64))
                     .collect();
                 tokens.sort_unstable();
                 Node {
                     address: nth_address(address, index),
-                    host_id: random.uuid(),
+                    host_id: random_uuid(&random),
                     tokens,
                 }
             })
@@ -136,8 +136,41 @@ impl Topology {
     }
 
     /// The cluster's source of randomness.
-    pub fn random(&self) -> &Random {
+    pub fn random(&self) -> &SeededRandom {
         &self.random
+    }
+}
+
+/// A version 4 UUID.
+pub(crate) fn random_uuid(random: &dyn Random) -> Uuid {
+    let bits = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
+    uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid()
+}
+
+/// Murmur3 for all tables but the CDC logs, whose token is the start of the stream id.
+impl Partitioner for Topology {
+    fn token(&self, table: &TableSchema, key_bytes: &[u8]) -> i64 {
+        if crate::cdc::is_log_table(table) {
+            Token::of_stream(key_bytes).0
+        } else {
+            Token::of_key(key_bytes).0
+        }
+    }
+}
+
+impl Random for Topology {
+    fn next_u64(&self) -> u64 {
+        self.random.next_u64()
+    }
+}
+
+impl Clock for ClockHandle {
+    fn now_micros(&self) -> i64 {
+        Self::now_micros(self)
+    }
+
+    fn unique_micros(&self) -> i64 {
+        Self::unique_micros(self)
     }
 }
 

@@ -1,0 +1,72 @@
+//! `scylla-emulator`: the in-memory CQL server as a program.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use scylla_emulator::Emulator;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// An in-memory, ScyllaDB-compatible CQL server with change data capture. Nothing is stored on disk.
+///
+/// Example: scylla-emulator --listen 127.0.0.1:9042, then: cqlsh 127.0.0.1 9042
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Where to listen for CQL; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:9042")]
+    listen: SocketAddr,
+    /// Number of nodes; node n listens on the address plus n.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    nodes: u16,
+    /// Vnodes of each node.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    vnodes: u16,
+    /// Shards of each node, and so CDC streams of each vnode.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=256))]
+    shards: u16,
+    /// Fixes tokens, host ids and stream ids.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many seconds before the start the first CDC generation began.
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    first_generation_age: u64,
+    /// Which events to log, as in `info` or `scylla_emulator=debug`.
+    #[arg(long, default_value = "warn", env = "RUST_LOG", value_name = "FILTER")]
+    log: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_new(&arguments.log).context("read --log")?,
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    let emulator = Emulator::builder()
+        .listen(arguments.listen)
+        .nodes(arguments.nodes)
+        .vnodes(arguments.vnodes)
+        .shards(arguments.shards)
+        .seed(arguments.seed)
+        .first_generation_age(Duration::from_secs(arguments.first_generation_age))
+        .start()
+        .await?;
+    announce(emulator.address());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    emulator.stop().await;
+    Ok(())
+}
+
+/// The one line that tells scripts that the server is ready.
+fn announce(address: SocketAddr) {
+    println!("listening for CQL on {address}");
+}
