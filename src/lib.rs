@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod retry;
 pub mod route;
 pub mod runtime;
+pub mod scylla;
 pub mod sink;
 pub mod source;
 pub mod telemetry;

@@ -1,6 +1,6 @@
 //! Resolved configuration: what every other module reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
@@ -60,13 +60,23 @@ pub struct Scylla {
 }
 
 /// How Kafka is reached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Kafka {
     /// Bootstrap servers, `host:port`.
     pub brokers: Vec<String>,
     /// librdkafka properties of the user, applied after the relay's own defaults. What the
     /// guarantees rest on (idempotence, acks) cannot be changed.
     pub properties: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Properties may hold passwords and keys; their names are enough.
+        f.debug_struct("Kafka")
+            .field("brokers", &self.brokers)
+            .field("properties", &self.properties.keys())
+            .finish()
+    }
 }
 
 /// A keyspace and a table.
@@ -133,9 +143,55 @@ pub struct Columns {
     pub headers: Option<String>,
     /// The W3C trace context (`traceparent`) of the write.
     pub traceparent: Option<String>,
+    /// Parts whose column comes from the preset: a table may lack it, then the part is unmapped.
+    /// `id`, `key` and `payload` never are: no event can do without them.
+    pub optional: BTreeSet<&'static str>,
+}
+
+/// A mapped column that a table does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingColumn {
+    /// The part that the column was to play, as in the configuration's `columns`.
+    pub part: &'static str,
+    /// The column's name.
+    pub column: String,
 }
 
 impl Columns {
+    /// The mapping for a table that has the columns for which `has` is true: what a preset maps
+    /// and the table lacks is unmapped, anything else that the table lacks is an error.
+    pub fn for_table(&self, has: impl Fn(&str) -> bool) -> Result<Self, Vec<MissingColumn>> {
+        let mut columns = self.clone();
+        let mut missing = Vec::new();
+        for (part, column) in self.mapped().into_iter().filter(|(_, column)| !has(column)) {
+            if self.optional.contains(part) {
+                columns.unmap(part);
+            } else {
+                missing.push(MissingColumn {
+                    part,
+                    column: column.to_owned(),
+                });
+            }
+        }
+        if missing.is_empty() {
+            Ok(columns)
+        } else {
+            Err(missing)
+        }
+    }
+
+    fn unmap(&mut self, part: &'static str) {
+        match part {
+            "aggregate_type" => self.aggregate_type = None,
+            "event_type" => self.event_type = None,
+            "content_type" => self.content_type = None,
+            "created_at" => self.created_at = None,
+            "headers" => self.headers = None,
+            "traceparent" => self.traceparent = None,
+            _ => {}
+        }
+    }
+
     /// All columns that are mapped, each with the part it plays.
     pub fn mapped(&self) -> Vec<(&'static str, &str)> {
         let optional = [
@@ -257,11 +313,9 @@ pub struct Follow {
     pub generation_poll: Duration,
 }
 
-/// What happens to an attempt that fails.
+/// What happens to an attempt that fails: the same event is tried again, in order and for ever.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
-    /// Attempts of one event.
-    pub max_attempts: NonZeroU32,
     /// Pause after the first attempt.
     pub initial_backoff: Duration,
     /// Growth of the pause.

@@ -1,0 +1,334 @@
+//! The way to ScyllaDB: sessions with the configured consistency, and what a table looks like.
+//!
+//! Invariants:
+//!
+//! 1. Every statement of a session has the configured consistency and request timeout unless the
+//!    caller sets its own.
+//! 2. Descriptions are read from `system_schema` when they are asked for; nothing is cached.
+//!
+//! It does not read the log and does not know the relay's own tables.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use scylla::client::execution_profile::ExecutionProfile;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::errors::{ExecutionError, IntoRowsResultError, NewSessionError, RowsError};
+use scylla::policies::load_balancing::DefaultPolicy;
+
+use crate::config;
+
+/// Rows of `system_schema` that describe one table: column name, kind, position, type.
+type ColumnRow = (String, String, i32, String);
+
+/// Why ScyllaDB could not be reached or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No contact point gave a session.
+    #[error("connect to ScyllaDB at {}", nodes.join(", "))]
+    Connect {
+        /// The contact points of the configuration.
+        nodes: Vec<String>,
+        /// What the driver says.
+        #[source]
+        source: NewSessionError,
+    },
+    /// A read of `system_schema` failed.
+    #[error("read the description of {table}")]
+    Describe {
+        /// The table that was asked for.
+        table: String,
+        /// What the driver says.
+        #[source]
+        source: ExecutionError,
+    },
+    /// A read of `system_schema` gave something other than expected.
+    #[error("read the description of {table}: the answer has an unexpected form")]
+    Form {
+        /// The table that was asked for.
+        table: String,
+        /// What the driver says.
+        #[source]
+        source: FormError,
+    },
+}
+
+/// An answer that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// The answer holds no rows.
+    #[error(transparent)]
+    NoRows(#[from] IntoRowsResultError),
+    /// The answer's columns have other types.
+    #[error(transparent)]
+    Types(#[from] RowsError),
+    /// A row cannot be read.
+    #[error(transparent)]
+    Row(#[from] scylla::deserialize::DeserializationError),
+}
+
+/// Opens a session as the configuration says.
+pub async fn connect(config: &config::Scylla) -> Result<Session, Error> {
+    let mut profile = ExecutionProfile::builder()
+        .consistency(config.consistency)
+        .request_timeout(Some(config.request_timeout));
+    if let Some(datacenter) = &config.datacenter {
+        let policy = DefaultPolicy::builder()
+            .prefer_datacenter(datacenter.clone())
+            .permit_dc_failover(true)
+            .build();
+        profile = profile.load_balancing_policy(policy);
+    }
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&config.nodes)
+        .connection_timeout(config.request_timeout.min(Duration::from_secs(10)))
+        .hostname_resolution_timeout(Some(Duration::from_secs(5)))
+        .default_execution_profile_handle(profile.build().into_handle());
+    if let (Some(user), Some(password)) = (&config.username, &config.password) {
+        builder = builder.user(user, password.expose());
+    }
+    let session = builder.build().await;
+    session.map_err(|source| Error::Connect {
+        nodes: config.nodes.clone(),
+        source,
+    })
+}
+
+/// A table as `system_schema` describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableDescription {
+    /// Which table.
+    pub name: config::TableName,
+    /// Its columns: partition key, clustering key, then the others by name.
+    pub columns: Vec<ColumnDescription>,
+    /// Its CDC options; `None` if CDC has never been switched on.
+    pub cdc: Option<CdcOptions>,
+}
+
+/// One column of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnDescription {
+    /// Name as ScyllaDB stores it.
+    pub name: String,
+    /// Its place in the primary key, if it has one.
+    pub kind: ColumnKind,
+    /// Type in CQL, as `system_schema` spells it: `frozen<map<text, text>>`.
+    pub cql_type: String,
+}
+
+/// The part a column plays in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ColumnKind {
+    /// Component of the partition key, from 0.
+    PartitionKey(u16),
+    /// Component of the clustering key, from 0.
+    Clustering(u16),
+    /// One value for a whole partition.
+    Static,
+    /// Any other column.
+    Regular,
+}
+
+/// The `cdc = {…}` options of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CdcOptions {
+    /// Whether writes are logged now.
+    pub enabled: bool,
+    /// How long log rows live. Zero is for ever. ScyllaDB's default is one day.
+    pub ttl: Duration,
+    /// Whether the row before the change is logged too.
+    pub preimage: bool,
+    /// Whether the row after the change is logged too.
+    pub postimage: bool,
+    /// Whether the log carries the changed columns in full (`full`) or only the keys (`keys`).
+    pub full_delta: bool,
+}
+
+impl TableDescription {
+    /// The column of this name.
+    pub fn column(&self, name: &str) -> Option<&ColumnDescription> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The components of the partition key, in order.
+    pub fn partition_key(&self) -> impl Iterator<Item = &ColumnDescription> {
+        self.columns
+            .iter()
+            .filter(|column| matches!(column.kind, ColumnKind::PartitionKey(_)))
+    }
+
+    /// Whether writes to the table are logged now.
+    pub fn cdc_enabled(&self) -> bool {
+        self.cdc.as_ref().is_some_and(|cdc| cdc.enabled)
+    }
+}
+
+/// Describes a table; `None` if there is none of this name.
+pub async fn describe_table(
+    session: &Session,
+    table: &config::TableName,
+) -> Result<Option<TableDescription>, Error> {
+    let mut columns = read_columns(session, table).await?;
+    if columns.is_empty() {
+        return Ok(None);
+    }
+    columns.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    let cdc = read_cdc(session, table).await?;
+    Ok(Some(TableDescription {
+        name: table.clone(),
+        columns,
+        cdc,
+    }))
+}
+
+/// Whether a keyspace of this name exists.
+pub async fn keyspace_exists(session: &Session, keyspace: &str) -> Result<bool, Error> {
+    let query = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+    let rows: Vec<(String,)> = read(session, keyspace, query, (keyspace,)).await?;
+    Ok(!rows.is_empty())
+}
+
+async fn read_columns(
+    session: &Session,
+    table: &config::TableName,
+) -> Result<Vec<ColumnDescription>, Error> {
+    let query = "SELECT column_name, kind, position, type FROM system_schema.columns \
+                 WHERE keyspace_name = ? AND table_name = ?";
+    let names = (&table.keyspace, &table.table);
+    let rows: Vec<ColumnRow> = read(session, &table.to_string(), query, names).await?;
+    let describe = |(name, kind, position, cql_type): ColumnRow| ColumnDescription {
+        name,
+        kind: match kind.as_str() {
+            "partition_key" => ColumnKind::PartitionKey(position as u16),
+            "clustering" => ColumnKind::Clustering(position as u16),
+            "static" => ColumnKind::Static,
+            _ => ColumnKind::Regular,
+        },
+        cql_type,
+    };
+    Ok(rows.into_iter().map(describe).collect())
+}
+
+async fn read_cdc(
+    session: &Session,
+    table: &config::TableName,
+) -> Result<Option<CdcOptions>, Error> {
+    let query = "SELECT extensions FROM system_schema.tables \
+                 WHERE keyspace_name = ? AND table_name = ?";
+    let names = (&table.keyspace, &table.table);
+    let rows: Vec<(Option<HashMap<String, Vec<u8>>>,)> =
+        read(session, &table.to_string(), query, names).await?;
+    let extensions = rows.into_iter().next().and_then(|(extensions,)| extensions);
+    let options = extensions.and_then(|mut extensions| extensions.remove("cdc"));
+    Ok(options
+        .and_then(|bytes| text_map(&bytes))
+        .map(|options| cdc_options(&options)))
+}
+
+async fn read<R>(
+    session: &Session,
+    table: &str,
+    query: &str,
+    values: impl scylla::serialize::row::SerializeRow,
+) -> Result<Vec<R>, Error>
+where
+    R: for<'frame, 'metadata> scylla::deserialize::row::DeserializeRow<'frame, 'metadata>,
+{
+    let result = session.query_unpaged(query, values).await;
+    let result = result.map_err(|source| Error::Describe {
+        table: table.to_owned(),
+        source,
+    })?;
+    let rows = || -> Result<Vec<R>, FormError> {
+        let rows = result.into_rows_result()?;
+        let rows = rows.rows::<R>()?.collect::<Result<Vec<R>, _>>();
+        Ok(rows?)
+    };
+    rows().map_err(|source| Error::Form {
+        table: table.to_owned(),
+        source,
+    })
+}
+
+/// The options that ScyllaDB keeps in `system_schema.tables.extensions`: a map of texts in the
+/// server's own serialisation, all numbers little-endian 32-bit: the number of entries, then for
+/// each key and value its length and its bytes.
+fn text_map(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+    fn number<'a>(bytes: &mut &'a [u8]) -> Option<usize> {
+        let (head, tail) = bytes.split_first_chunk::<4>()?;
+        *bytes = tail;
+        usize::try_from(u32::from_le_bytes(*head)).ok()
+    }
+    fn text(bytes: &mut &[u8]) -> Option<String> {
+        let length = number(bytes)?;
+        let (head, tail) = bytes.split_at_checked(length)?;
+        *bytes = tail;
+        String::from_utf8(head.to_vec()).ok()
+    }
+    let mut rest = bytes;
+    let mut map = BTreeMap::new();
+    for _ in 0..number(&mut rest)? {
+        let key = text(&mut rest)?;
+        map.insert(key, text(&mut rest)?);
+    }
+    Some(map)
+}
+
+fn cdc_options(options: &BTreeMap<String, String>) -> CdcOptions {
+    let option = |name: &str| options.get(name).map(String::as_str);
+    let on = |value: Option<&str>| matches!(value, Some("true" | "full"));
+    CdcOptions {
+        enabled: on(option("enabled")),
+        ttl: Duration::from_secs(
+            option("ttl")
+                .and_then(|seconds| seconds.parse().ok())
+                .unwrap_or(86_400),
+        ),
+        preimage: on(option("preimage")),
+        postimage: on(option("postimage")),
+        full_delta: option("delta").is_none_or(|delta| delta == "full"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serialised(entries: &[(&str, &str)]) -> Vec<u8> {
+        let mut bytes = (entries.len() as u32).to_le_bytes().to_vec();
+        for text in entries.iter().flat_map(|(key, value)| [key, value]) {
+            bytes.extend((text.len() as u32).to_le_bytes());
+            bytes.extend(text.as_bytes());
+        }
+        bytes
+    }
+
+    #[test]
+    fn cdc_options_are_read_from_the_extension() {
+        let bytes = serialised(&[
+            ("delta", "full"),
+            ("enabled", "true"),
+            ("postimage", "false"),
+            ("preimage", "full"),
+            ("ttl", "3600"),
+        ]);
+        let options = cdc_options(&text_map(&bytes).unwrap());
+        let expected = CdcOptions {
+            enabled: true,
+            ttl: Duration::from_hours(1),
+            preimage: true,
+            postimage: false,
+            full_delta: true,
+        };
+        assert_eq!(options, expected);
+    }
+
+    #[test]
+    fn a_truncated_extension_is_none() {
+        let bytes = serialised(&[("enabled", "true")]);
+        for length in 0..bytes.len() {
+            assert_eq!(text_map(&bytes[..length]), None, "{length} bytes");
+        }
+    }
+}
