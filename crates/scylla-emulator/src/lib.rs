@@ -12,6 +12,7 @@ mod protocol;
 pub mod schema;
 pub mod server;
 mod system;
+pub mod storage;
 pub mod types;
 
 pub use server::{Builder, Emulator, StartError};

@@ -1,0 +1,250 @@
+//! The one implementation of [`Storage`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use uuid::Uuid;
+
+use super::cell::{Cell, Expiry, NEVER, Row};
+use super::{COMPACT_AFTER, MAX_TOMBSTONE_AGE_SECONDS, PartitionPosition, RowPosition, Storage};
+use crate::mutation::{CellChange, Change, Mutation, RowKey, Upsert};
+use crate::schema::{ColumnId, TableSchema};
+use crate::types::Value;
+
+/// Tables in memory.
+#[derive(Debug, Default)]
+pub struct MemoryStorage {
+    tables: HashMap<Uuid, BTreeMap<PartitionPosition, Partition>>,
+}
+
+/// The rows of a partition.
+#[derive(Debug)]
+pub struct Partition {
+    /// The partition key's components.
+    pub key: Vec<Value>,
+    /// The static row.
+    pub static_row: Row,
+    rows: BTreeMap<RowPosition, Row>,
+    deleted: i64,
+    /// Deleted ranges, still needed for writes that come late.
+    ranges: Vec<(RowPosition, RowPosition, i64)>,
+    changes_since_compaction: usize,
+}
+
+impl Partition {
+    fn new(key: Vec<Value>) -> Self {
+        Self {
+            key,
+            static_row: Row::default(),
+            rows: BTreeMap::new(),
+            deleted: NEVER,
+            ranges: Vec::new(),
+            changes_since_compaction: 0,
+        }
+    }
+
+    /// One row, live or not.
+    pub fn row(&self, position: &RowPosition) -> Option<&Row> {
+        self.rows.get(position)
+    }
+
+    /// Rows between two bounds in clustering order, live or not; nothing when they are crossed.
+    pub fn rows(
+        &self,
+        from: Bound<RowPosition>,
+        to: Bound<RowPosition>,
+    ) -> impl DoubleEndedIterator<Item = (&RowPosition, &Row)> {
+        let crossed = match (&from, &to) {
+            (Bound::Excluded(a), Bound::Excluded(b)) => a >= b,
+            (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
+                a > b
+            }
+            _ => false,
+        };
+        (!crossed)
+            .then(|| self.rows.range((from, to)))
+            .into_iter()
+            .flatten()
+    }
+
+    fn apply(&mut self, mutation: &Mutation, now_seconds: i64) {
+        let table = &mutation.table;
+        let timestamp = mutation.timestamp_micros;
+        for change in &mutation.changes {
+            self.changes_since_compaction += 1;
+            match change {
+                Change::DeletePartition => self.delete_partition(timestamp),
+                Change::DeleteRow(key) => {
+                    let position = RowPosition::row(table, key);
+                    if timestamp > self.deleted_at(&position) {
+                        self.rows.entry(position).or_default().delete(timestamp);
+                    }
+                }
+                Change::DeleteRange(range) => {
+                    let (start, end) = RowPosition::range(table, range);
+                    if timestamp > self.deleted && start < end {
+                        self.delete_range(start, end, timestamp);
+                    }
+                }
+                Change::Upsert(upsert) => self.upsert(table, upsert, timestamp, now_seconds),
+            }
+        }
+    }
+
+    fn delete_partition(&mut self, timestamp: i64) {
+        if timestamp <= self.deleted {
+            return;
+        }
+        self.deleted = timestamp;
+        self.static_row.shadow(timestamp);
+        self.ranges.retain(|(_, _, deleted)| *deleted > timestamp);
+        self.rows.retain(|_, row| {
+            row.shadow(timestamp);
+            row.deleted > timestamp || row.marker.is_some() || !row.columns.is_empty()
+        });
+    }
+
+    fn delete_range(&mut self, start: RowPosition, end: RowPosition, timestamp: i64) {
+        let range = (Bound::Included(start.clone()), Bound::Included(end.clone()));
+        for (_, row) in self.rows.range_mut(range) {
+            row.shadow(timestamp);
+        }
+        // What the new range covers is not needed any more.
+        self.ranges
+            .retain(|(s, e, t)| !(start <= *s && *e <= end && *t <= timestamp));
+        self.ranges.push((start, end, timestamp));
+    }
+
+    /// The latest deletion that covers a row, its own excluded.
+    fn deleted_at(&self, position: &RowPosition) -> i64 {
+        let covering = self
+            .ranges
+            .iter()
+            .filter(|(s, e, _)| s < position && position < e);
+        covering
+            .map(|(_, _, timestamp)| *timestamp)
+            .fold(self.deleted, i64::max)
+    }
+
+    fn upsert(&mut self, table: &TableSchema, upsert: &Upsert, timestamp: i64, now_seconds: i64) {
+        let row = match &upsert.row {
+            RowKey::Static if timestamp <= self.deleted => return,
+            RowKey::Static => &mut self.static_row,
+            RowKey::Clustering(key) => {
+                let position = RowPosition::row(table, key);
+                if timestamp <= self.deleted_at(&position) {
+                    return;
+                }
+                self.rows.entry(position).or_default()
+            }
+        };
+        let expiry = upsert.ttl.filter(|ttl| *ttl > 0).map(|ttl| Expiry {
+            at_seconds: now_seconds.saturating_add(i64::from(ttl)),
+            ttl,
+        });
+        let cell = |value: Option<Value>| Cell {
+            timestamp,
+            expiry: if value.is_some() { expiry } else { None },
+            value,
+        };
+        if upsert.row_marker {
+            row.merge_marker(cell(Some(Value::Empty)));
+        }
+        for (id, change) in &upsert.cells {
+            write_cell(row, table, *id, change, timestamp, &cell);
+        }
+    }
+
+    fn compact(&mut self, table: &TableSchema, now_micros: i64) {
+        self.changes_since_compaction = 0;
+        let now_seconds = now_micros.div_euclid(1_000_000);
+        let age = MAX_TOMBSTONE_AGE_SECONDS.min(i64::from(table.options.gc_grace_seconds));
+        let tombstones = now_micros.saturating_sub(age.saturating_mul(1_000_000));
+        self.static_row.purge(now_seconds, tombstones);
+        self.rows
+            .retain(|_, row| row.purge(now_seconds, tombstones));
+        self.ranges
+            .retain(|(_, _, timestamp)| *timestamp > tombstones);
+        if self.deleted <= tombstones {
+            self.deleted = NEVER;
+        }
+    }
+}
+
+fn write_cell(
+    row: &mut Row,
+    table: &TableSchema,
+    id: ColumnId,
+    change: &CellChange,
+    timestamp: i64,
+    cell: &impl Fn(Option<Value>) -> Cell,
+) {
+    match change {
+        CellChange::Set(value) => row.merge_atomic(id, cell(Some(value.clone()))),
+        CellChange::Delete => {
+            if table
+                .column_by_id(id)
+                .is_some_and(|column| column.ty.is_multi_cell())
+            {
+                row.delete_multi(id, timestamp);
+            } else {
+                row.merge_atomic(id, cell(None));
+            }
+        }
+        CellChange::Multi(multi) => {
+            if multi.overwrite {
+                // One less, so that the cells of this very write are not deleted.
+                row.delete_multi(id, timestamp.saturating_sub(1));
+            }
+            for (key, value) in &multi.cells {
+                row.merge_multi(id, key.clone(), cell(value.clone()));
+            }
+        }
+    }
+}
+
+impl Storage for MemoryStorage {
+    fn apply(&mut self, mutation: &Mutation, now_micros: i64) {
+        let position = PartitionPosition {
+            token: mutation.token,
+            key: mutation.key_bytes.clone(),
+        };
+        let partition = self
+            .tables
+            .entry(mutation.table.id)
+            .or_default()
+            .entry(position)
+            .or_insert_with(|| Partition::new(mutation.partition_key.clone()));
+        partition.apply(mutation, now_micros.div_euclid(1_000_000));
+        if partition.changes_since_compaction > COMPACT_AFTER.max(partition.rows.len()) {
+            partition.compact(&mutation.table, now_micros);
+        }
+    }
+
+    fn partition(&self, table: Uuid, position: &PartitionPosition) -> Option<&Partition> {
+        self.tables.get(&table)?.get(position)
+    }
+
+    fn scan(
+        &self,
+        table: Uuid,
+        from: Bound<PartitionPosition>,
+        to: Bound<PartitionPosition>,
+    ) -> Box<dyn Iterator<Item = (&PartitionPosition, &Partition)> + '_> {
+        let crossed = match (&from, &to) {
+            (Bound::Excluded(a), Bound::Excluded(b)) => a >= b,
+            (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
+                a > b
+            }
+            _ => false,
+        };
+        match self.tables.get(&table) {
+            Some(partitions) if !crossed => Box::new(partitions.range((from, to))),
+            _ => Box::new(std::iter::empty()),
+        }
+    }
+
+    fn remove_table(&mut self, table: Uuid) {
+        self.tables.remove(&table);
+    }
+}
