@@ -2,7 +2,11 @@
 //!
 //! [`Ack`] travels with an event through the pipeline. Whoever makes the event durable (the
 //! delivery report) settles it; dropping it without settling leaves the row unsettled, which
-//! only holds W back.
+//! only holds W back. [`Tracker`] is what a source keeps of the rows it has handed on.
+
+mod tracker;
+
+pub use tracker::{Registration, Tracker};
 
 use tokio::sync::mpsc;
 

@@ -1,1 +1,2 @@
-//! source
+//! Reads outbox tables through their CDC logs.
+pub mod bounds;
