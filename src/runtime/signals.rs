@@ -41,13 +41,22 @@ impl StopSignals {
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let listener = signals.handle();
         let (ask, asked) = watch::channel(false);
-        let thread = thread::Builder::new().name("signals".into()).spawn(move || {
-            for signal in &mut signals {
-                tracing::info!(signal, "stop asked for: draining; a second signal exits at once");
-                ask.send_replace(true);
-            }
-        })?;
-        Ok(Self { asked, listener, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                for signal in &mut signals {
+                    tracing::info!(
+                        signal,
+                        "stop asked for: draining; a second signal exits at once"
+                    );
+                    ask.send_replace(true);
+                }
+            })?;
+        Ok(Self {
+            asked,
+            listener,
+            thread: Some(thread),
+        })
     }
 
     /// Resolves when a stop has been asked for. Cancel-safe.

@@ -11,8 +11,8 @@ pub mod parser;
 mod protocol;
 pub mod schema;
 pub mod server;
-mod system;
 pub mod storage;
+mod system;
 pub mod types;
 
 pub use server::{Builder, Emulator, StartError};

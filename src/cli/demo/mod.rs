@@ -1,0 +1,229 @@
+//! `outbox-relay demo`: database, broker, order service, relay and consumer in one process.
+//!
+//! Owns the assembly and what is printed. The database is the emulator, the broker librdkafka's
+//! mock cluster; the relay is the very one that `run` starts.
+
+mod consumer;
+mod report;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use order_service::{Acknowledged, OrderService, Workload};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use scylla_emulator::Emulator;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::consumer::Consumer;
+use self::report::{Arrival, Delivered, Report, Summary};
+use super::OutputFormat;
+use crate::config::Config;
+use crate::runtime::{self, signals::StopSignals};
+
+const KEYSPACE: &str = "shop";
+const TOPIC: &str = "outbox.event.order";
+const PARTITIONS: i32 = 6;
+/// How long the last events may take to arrive before the demo gives up.
+const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a record that nobody waits for may take to show itself as a duplicate.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Arguments of `demo`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:\n  outbox-relay demo\n  outbox-relay demo --events 100 --output json")]
+pub struct Args {
+    /// Stop after this many events; without it the demo runs until Ctrl-C.
+    #[arg(long)]
+    pub events: Option<u64>,
+    /// Events written per second.
+    #[arg(long, default_value = "50")]
+    pub rate: NonZeroU32,
+    /// Form of the output: text has a line per event, json has the summary only.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+/// Runs the demo to its end.
+pub async fn run(args: &Args) -> Result<()> {
+    let text = args.output == OutputFormat::Text;
+    let say = |line: String| {
+        if text {
+            println!("{line}");
+        }
+    };
+    let signals = StopSignals::install().context("install the signal handlers")?;
+    let emulator = Emulator::builder().start().await.context("start the database emulator")?;
+    let node = emulator.address().to_string();
+    say(format!("database   ScyllaDB emulator on {node}"));
+    let broker = start_broker()?;
+    let brokers = broker.bootstrap_servers();
+    say(format!("broker     mock Kafka on {brokers}"));
+
+    let service = start_service(&node).await?;
+    let config = relay_config(&node, &brokers)?;
+    runtime::apply_schema(&config).await.context("create the relay's tables")?;
+    let mut tasks = JoinSet::new();
+    let (stop_relay, stopped) = watch::channel(false);
+    let (ready, mut is_ready) = watch::channel(false);
+    tasks.spawn(runtime::run(config, runtime::Hooks { ready, ..Default::default() }, async move {
+        let mut stopped = stopped;
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }));
+    timeout(ARRIVAL_DEADLINE, is_ready.wait_for(|ready| *ready))
+        .await
+        .context("the relay did not get ready")?
+        .context("the relay ended before it was ready")?;
+    say(format!("relay      {KEYSPACE}.outbox_messages to topic {TOPIC}"));
+    let (consumer, arrivals) = Consumer::start(&brokers, TOPIC, PARTITIONS)?;
+
+    let mut watcher = Watcher { report: Report::default(), arrivals, say: &say };
+    let written = watcher.follow(args, service, &signals).await;
+    watcher.drain(written.is_ok()).await;
+
+    stop_relay.send_replace(true);
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("the relay's task")?.context("run the relay")?;
+    }
+    // The relay has stopped cleanly: what still comes would be a duplicate.
+    watcher.listen(SETTLE).await;
+    drop(consumer);
+    written.context("write orders")?;
+    finish(&watcher.report.summary(), args)
+}
+
+fn finish(summary: &Summary, args: &Args) -> Result<()> {
+    match args.output {
+        OutputFormat::Json => println!("{}", serde_json::to_string(summary)?),
+        OutputFormat::Text => {
+            let latency = &summary.latency_ms;
+            println!(
+                "\n{} written, {} published, {} duplicates, {} out of order",
+                summary.written, summary.published, summary.duplicates, summary.out_of_order
+            );
+            println!(
+                "from the write's acknowledgement to the consumer: p50 {} ms, p90 {} ms, \
+                 p99 {} ms, max {} ms",
+                latency.p50, latency.p90, latency.p99, latency.max
+            );
+        }
+    }
+    let wrong = summary.published != summary.written
+        || summary.duplicates + summary.out_of_order > 0
+        || args.events.is_some_and(|events| summary.written > events);
+    if wrong {
+        bail!("the demo did not go as promised");
+    }
+    Ok(())
+}
+
+fn start_broker() -> Result<MockCluster<'static, DefaultProducerContext>> {
+    let broker = MockCluster::new(1).context("start the mock broker")?;
+    broker.create_topic(TOPIC, PARTITIONS, 1).context("create the topic")?;
+    Ok(broker)
+}
+
+async fn start_service(node: &str) -> Result<Arc<OrderService>> {
+    let session = order_service::session(&[node.to_owned()]).await?;
+    order_service::create_schema(&session, KEYSPACE, 1).await?;
+    Ok(Arc::new(OrderService::new(Arc::new(session), KEYSPACE).await?))
+}
+
+fn relay_config(node: &str, brokers: &str) -> Result<Arc<Config>> {
+    let yaml = format!(
+        "relay: {{ name: demo }}\n\
+         scylla: {{ nodes: ['{node}'] }}\n\
+         kafka: {{ brokers: [{}] }}\n\
+         outboxes: [{{ table: {KEYSPACE}.outbox_messages, topic: '{TOPIC}' }}]\n",
+        brokers.split(',').map(|broker| format!("'{broker}'")).collect::<Vec<_>>().join(", ")
+    );
+    Ok(Arc::new(Config::from_yaml(&yaml).context("the demo's configuration")?))
+}
+
+/// Matches what is written with what arrives, and prints it.
+struct Watcher<'s> {
+    report: Report,
+    arrivals: mpsc::UnboundedReceiver<Arrival>,
+    say: &'s dyn Fn(String),
+}
+
+impl Watcher<'_> {
+    /// Lets the service write until it is done or a stop is asked for.
+    async fn follow(
+        &mut self,
+        args: &Args,
+        service: Arc<OrderService>,
+        signals: &StopSignals,
+    ) -> Result<()> {
+        let (written, mut acknowledged) = mpsc::unbounded_channel();
+        let workload = Workload {
+            events: args.events.unwrap_or(u64::MAX),
+            rate: Some(args.rate),
+            ..Workload::default()
+        };
+        let writing = service.simulate(workload, move |event| {
+            let _ = written.send(event);
+        });
+        tokio::pin!(writing);
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                Some(event) = acknowledged.recv() => self.written(event),
+                Some(arrival) = self.arrivals.recv() => self.arrived(&arrival),
+                outcome = &mut writing => break outcome.map_err(Into::into),
+                () = signals.stop() => break Ok(()),
+            }
+        };
+        // A write that a stop has cut off may still be acknowledged by the database; it is not
+        // counted as written and its record is not waited for.
+        while let Ok(event) = acknowledged.try_recv() {
+            self.written(event);
+        }
+        outcome
+    }
+
+    /// Waits until all that was written has arrived.
+    async fn drain(&mut self, wait: bool) {
+        let deadline = Instant::now() + ARRIVAL_DEADLINE;
+        while wait && !self.report.complete() {
+            match timeout_at(deadline, self.arrivals.recv()).await {
+                Ok(Some(arrival)) => self.arrived(&arrival),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Takes what arrives within `time`.
+    async fn listen(&mut self, time: Duration) {
+        let deadline = Instant::now() + time;
+        while let Ok(Some(arrival)) = timeout_at(deadline, self.arrivals.recv()).await {
+            self.arrived(&arrival);
+        }
+    }
+
+    fn written(&mut self, event: Acknowledged) {
+        let delivered = self.report.written(event);
+        self.print(delivered);
+    }
+
+    fn arrived(&mut self, arrival: &Arrival) {
+        let delivered = self.report.arrived(arrival);
+        self.print(delivered);
+    }
+
+    fn print(&self, delivered: Option<Delivered>) {
+        let Some(Delivered { event, latency }) = delivered else { return };
+        (self.say)(format!(
+            "{}  order {}  #{:<2} {:<16} {:>7.1} ms",
+            event.event_id,
+            event.order_id,
+            event.sequence_number,
+            event.event_type,
+            latency.as_secs_f64() * 1e3
+        ));
+    }
+}
