@@ -104,6 +104,8 @@ pub struct Event {
     pub created_at_millis: Option<i64>,
     /// When the row was written, in microseconds since the Unix epoch (from `cdc$time`).
     pub written_at_micros: i64,
+    /// The W3C trace context of the write, from its column or else from the header map.
+    pub traceparent: Option<String>,
     /// Headers from mapped columns, in the order of the configuration.
     pub headers: Vec<Header>,
     /// Text values of further columns that the topic template names.

@@ -36,6 +36,12 @@ pub struct Metrics {
     pub events: Value,
     /// Changes that are no event: updates, deletes, images.
     pub skipped: Value,
+    /// Of these: updates of some columns.
+    pub skipped_updates: Value,
+    /// Of these: deletes of rows, ranges and partitions.
+    pub skipped_deletes: Value,
+    /// Of these: pre- and post-images.
+    pub skipped_images: Value,
     /// Rows that could not be decoded.
     pub undecodable: Value,
     /// Rows first seen behind the tail.

@@ -1,0 +1,117 @@
+//! From a change of the log to a delivery.
+//!
+//! Joins decode, route and the permits for one outbox table.
+
+use std::sync::Arc;
+
+use super::{Closed, Delivery, Handle};
+use crate::ack::Ack;
+use crate::decode::{Decision, Decoder, Reason, SkipReason};
+use crate::event::{Change, TableId};
+use crate::route::{Router, Unroutable};
+use crate::telemetry::metrics::Metrics;
+
+/// A row that should be an event and cannot be published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unpublishable {
+    /// It is no event.
+    #[error(transparent)]
+    Undecodable(#[from] Reason),
+    /// It has no topic.
+    #[error(transparent)]
+    Unroutable(#[from] Unroutable),
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// On its way; the delivery report settles it.
+    Submitted,
+    /// No event; settled.
+    Skipped,
+    /// It should be an event, and cannot be published. Nobody will settle it.
+    Unpublishable,
+}
+
+/// Takes the changes of one outbox table, in the order of the log, and submits the events.
+#[derive(Debug, Clone)]
+pub struct PublishIntake {
+    table: TableId,
+    name: Arc<str>,
+    decoder: Arc<Decoder>,
+    router: Router,
+    handle: Handle,
+    metrics: Arc<Metrics>,
+}
+
+impl PublishIntake {
+    /// An intake for the outbox `table`, called `name` in logs.
+    pub fn new(
+        table: TableId,
+        name: &str,
+        decoder: Arc<Decoder>,
+        router: Router,
+        handle: Handle,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            table,
+            name: Arc::from(name),
+            decoder,
+            router,
+            handle,
+            metrics,
+        }
+    }
+
+    /// Submits the change if it is an event, waiting for permits. What is none is settled at once.
+    ///
+    /// A row that cannot be published is counted and reported as an error in the log. Its `ack` is
+    /// dropped, so the row stays unsettled and W stays below it: nothing is lost, and the same row
+    /// is read again after a restart. Other rows go on.
+    ///
+    /// Not cancel safe, as [`Handle::submit`].
+    pub async fn take(&mut self, change: &Change, ack: Ack) -> Result<Taken, Closed> {
+        let record = match self.decoder.decode(change) {
+            Decision::Event(event) => self.router.route(event).map_err(Unpublishable::from),
+            Decision::Skip(reason) => {
+                self.skipped(reason);
+                ack.settle();
+                return Ok(Taken::Skipped);
+            }
+            Decision::Undecodable(reason) => Err(Unpublishable::from(reason)),
+        };
+        match record {
+            Ok(record) => {
+                self.metrics.events.add(1);
+                let delivery = Delivery {
+                    table: self.table,
+                    record,
+                    ack,
+                };
+                self.handle.submit(delivery).await?;
+                Ok(Taken::Submitted)
+            }
+            Err(reason) => {
+                self.metrics.undecodable.add(1);
+                tracing::error!(
+                    table = %self.name,
+                    time = %change.position.time,
+                    seq = change.position.seq,
+                    %reason,
+                    "a row cannot be published; it stays unsettled, and the others go on"
+                );
+                Ok(Taken::Unpublishable)
+            }
+        }
+    }
+
+    fn skipped(&self, reason: SkipReason) {
+        self.metrics.skipped.add(1);
+        match reason {
+            SkipReason::PartialUpdate => self.metrics.skipped_updates.add(1),
+            SkipReason::Delete => self.metrics.skipped_deletes.add(1),
+            SkipReason::Image => self.metrics.skipped_images.add(1),
+        }
+    }
+}
