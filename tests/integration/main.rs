@@ -1,0 +1,12 @@
+//! The relay as a process, between a database and a genuine broker.
+//!
+//! A case that has no broker prints a line and passes, unless `OUTBOX_RELAY_REQUIRE_KAFKA=1`; see
+//! [`support`] for where broker and database come from.
+
+mod broker_restart;
+mod crash;
+mod delivery;
+mod generations;
+mod harness;
+mod stop;
+mod support;

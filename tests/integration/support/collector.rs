@@ -1,0 +1,173 @@
+//! Reads topics from the beginning, and remembers every record.
+
+use super::STALL;
+use super::kafka::PARTITIONS;
+use anyhow::{Context, Result, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// A record as it lies in Kafka.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    /// The producer's time, in milliseconds since the Unix epoch.
+    pub(crate) timestamp: i64,
+    pub(crate) key: Vec<u8>,
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Record {
+    /// The event's id, from its header.
+    pub(crate) fn id(&self) -> String {
+        self.headers
+            .iter()
+            .find(|(name, _)| name == "id")
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+            .unwrap_or_default()
+    }
+}
+
+/// How many records and how many different events have been read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) records: usize,
+    pub(crate) events: usize,
+}
+
+/// Reads in the background until it is dropped.
+pub(crate) struct Collector {
+    consumer: Arc<StreamConsumer>,
+    topics: Vec<String>,
+    records: Arc<Mutex<Vec<Record>>>,
+    progress: watch::Receiver<Progress>,
+    _reader: JoinSet<()>,
+}
+
+impl Collector {
+    /// Starts to read all partitions of the topics, which must exist.
+    pub(crate) fn start(bootstrap: &str, topics: &[String]) -> Result<Self> {
+        let consumer: StreamConsumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            .set("group.id", super::unique("collector"))
+            .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "20")
+            .set("reconnect.backoff.max.ms", "500")
+            .create()?;
+        let mut assignment = TopicPartitionList::new();
+        for topic in topics {
+            for partition in 0..PARTITIONS {
+                assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+            }
+        }
+        consumer.assign(&assignment)?;
+        let consumer = Arc::new(consumer);
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let (report, progress) = watch::channel(Progress::default());
+        let mut reader = JoinSet::new();
+        reader.spawn(read(Arc::clone(&consumer), Arc::clone(&records), report));
+        Ok(Self {
+            consumer,
+            topics: topics.to_vec(),
+            records,
+            progress,
+            _reader: reader,
+        })
+    }
+
+    /// What has been read so far.
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Waits until `enough`; fails when no record arrives for a long time.
+    pub(crate) async fn wait(&self, enough: impl Fn(Progress) -> bool) -> Result<Progress> {
+        let mut progress = self.progress();
+        loop {
+            let now = *progress.borrow_and_update();
+            if enough(now) {
+                return Ok(now);
+            }
+            match tokio::time::timeout(STALL, progress.changed()).await {
+                Ok(changed) => changed.context("the collector ended")?,
+                Err(_) => bail!("nothing has arrived for {STALL:?}; so far {now:?}"),
+            }
+        }
+    }
+
+    /// All records that the topics hold by now.
+    pub(crate) async fn all(&self) -> Result<Vec<Record>> {
+        let (consumer, topics) = (Arc::clone(&self.consumer), self.topics.clone());
+        let held = tokio::task::spawn_blocking(move || held(&consumer, &topics)).await??;
+        self.wait(|progress| progress.records >= held).await?;
+        Ok(self
+            .records
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone())
+    }
+}
+
+fn held(consumer: &StreamConsumer, topics: &[String]) -> Result<usize> {
+    let mut held = 0;
+    for topic in topics {
+        for partition in 0..PARTITIONS {
+            let (low, high) =
+                consumer.fetch_watermarks(topic, partition, Duration::from_secs(30))?;
+            held += usize::try_from(high - low)?;
+        }
+    }
+    Ok(held)
+}
+
+async fn read(
+    consumer: Arc<StreamConsumer>,
+    records: Arc<Mutex<Vec<Record>>>,
+    report: watch::Sender<Progress>,
+) {
+    let mut seen = HashSet::new();
+    loop {
+        // Errors are those of a broker that is down or restarts: the client reconnects by itself.
+        let Ok(message) = consumer.recv().await else {
+            continue;
+        };
+        let record = record(&message);
+        seen.insert(record.id());
+        let mut records = records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.push(record);
+        report.send_replace(Progress {
+            records: records.len(),
+            events: seen.len(),
+        });
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers
+            .iter()
+            .map(|header| {
+                (
+                    header.key.to_owned(),
+                    header.value.unwrap_or_default().to_vec(),
+                )
+            })
+            .collect()
+    });
+    Record {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        timestamp: message.timestamp().to_millis().unwrap_or_default(),
+        key: message.key().unwrap_or_default().to_vec(),
+        payload: message.payload().map(<[u8]>::to_vec),
+        headers,
+    }
+}

@@ -1,0 +1,108 @@
+//! A database for one case.
+//!
+//! Every case has keyspaces of its own, so that one server can serve several.
+
+use anyhow::{Context, Result};
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla_emulator::Emulator;
+use std::sync::Arc;
+use testcontainers::core::{IntoContainerPort, WaitFor};
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+
+/// A server with a session.
+pub(crate) struct Database {
+    /// `host:port` of a node.
+    pub(crate) node: String,
+    pub(crate) session: Arc<Session>,
+    source: Source,
+}
+
+enum Source {
+    Given,
+    Container {
+        _running: Box<ContainerAsync<GenericImage>>,
+    },
+    Emulator(Box<Emulator>),
+}
+
+impl Database {
+    /// The server of `SCYLLA_URI`, else one in a container, else the emulator.
+    pub(crate) async fn start() -> Result<Self> {
+        if let Ok(node) = std::env::var("SCYLLA_URI") {
+            return Self::connect(node, Source::Given).await;
+        }
+        if let Ok((node, container)) = container().await {
+            let source = Source::Container {
+                _running: Box::new(container),
+            };
+            return Self::connect(node, source).await;
+        }
+        let emulator = Emulator::builder()
+            .vnodes(4)
+            .shards(2)
+            .start()
+            .await
+            .context("start the emulator")?;
+        let node = emulator.address().to_string();
+        Self::connect(node, Source::Emulator(Box::new(emulator))).await
+    }
+
+    async fn connect(node: String, source: Source) -> Result<Self> {
+        let session = SessionBuilder::new()
+            .known_node(&node)
+            .build()
+            .await
+            .with_context(|| format!("connect to {node}"))?;
+        Ok(Self {
+            node,
+            session: Arc::new(session),
+            source,
+        })
+    }
+
+    /// The emulator, if it is the database.
+    pub(crate) fn emulator(&self) -> Option<&Emulator> {
+        match &self.source {
+            Source::Emulator(emulator) => Some(emulator),
+            Source::Given | Source::Container { .. } => None,
+        }
+    }
+
+    /// Creates a keyspace with vnode streams, also where tablets are the default.
+    pub(crate) async fn create_keyspace(&self, keyspace: &str) -> Result<()> {
+        let cql = format!(
+            "CREATE KEYSPACE {keyspace} WITH replication = \
+             {{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}}"
+        );
+        let vnodes = format!("{cql} AND tablets = {{'enabled': false}}");
+        if self.emulator().is_some() || self.session.query_unpaged(vnodes, ()).await.is_err() {
+            self.session
+                .query_unpaged(cql, ())
+                .await
+                .with_context(|| format!("create keyspace {keyspace}"))?;
+        }
+        Ok(())
+    }
+}
+
+async fn container() -> Result<(String, ContainerAsync<GenericImage>)> {
+    let container = GenericImage::new("scylladb/scylla", "2025.4")
+        .with_exposed_port(9042.tcp())
+        .with_wait_for(WaitFor::message_on_stderr("initialization completed"))
+        .with_cmd([
+            "--smp",
+            "1",
+            "--memory",
+            "1G",
+            "--overprovisioned",
+            "1",
+            "--developer-mode",
+            "1",
+        ])
+        .start()
+        .await?;
+    let port = container.get_host_port_ipv4(9042).await?;
+    Ok((format!("127.0.0.1:{port}"), container))
+}

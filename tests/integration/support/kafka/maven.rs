@@ -1,0 +1,199 @@
+//! Apache Kafka from Maven Central: one node, broker and controller at once (`KRaft`).
+//!
+//! The jars are fetched once into the target directory (or lie in `KAFKA_LIBS`), by the same list
+//! that `tests/kafka/kafka.sh` uses. Each node has free ports and a data directory of its own.
+
+use super::answers;
+use crate::support::free_port;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Marks a folder that has all jars.
+const COMPLETE: &str = ".complete";
+
+/// A broker process. Dropping it kills the process and removes its data.
+pub(crate) struct Node {
+    process: Child,
+    port: u16,
+    libs: PathBuf,
+    directory: TempDir,
+}
+
+impl Node {
+    /// Formats a new log directory, starts the broker and waits until it answers. Blocks.
+    pub(crate) fn start() -> Result<Self> {
+        let libs = libraries()?;
+        let directory = tempfile::tempdir()?;
+        let (port, controller) = (free_port()?, free_port()?);
+        let properties = directory.path().join("server.properties");
+        fs::write(&properties, settings(port, controller, directory.path()))?;
+        let formatted = java(&libs, directory.path())?
+            .args(["kafka.tools.StorageTool", "format", "--standalone"])
+            .args(["-t", "b3V0Ym94LXJlbGF5LTAxIQ", "-c"])
+            .arg(&properties)
+            .output()
+            .context("run Java")?;
+        ensure!(
+            formatted.status.success(),
+            "format Kafka's log directory: {}",
+            String::from_utf8_lossy(&formatted.stderr)
+        );
+        let process = spawn(&libs, directory.path())?;
+        let mut node = Self {
+            process,
+            port,
+            libs,
+            directory,
+        };
+        node.wait_until_ready()?;
+        Ok(node)
+    }
+
+    /// Where clients connect; the same after a restart.
+    pub(crate) fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the broker, as a machine that loses power would.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Starts the broker again on the same ports and data, and waits until it answers. Blocks.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.process = spawn(&self.libs, self.directory.path())?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let bootstrap = self.bootstrap();
+        let directory = self.directory.path().to_owned();
+        let process = std::cell::RefCell::new(&mut self.process);
+        let alive = || match process.borrow_mut().try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!(
+                "Kafka ended with {status}: {}",
+                fs::read_to_string(directory.join("kafka.log")).unwrap_or_default()
+            ),
+        };
+        answers(&bootstrap, Duration::from_secs(120), alive)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // The process may have been killed by the case; there is nobody to tell.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn settings(port: u16, controller: u16, directory: &Path) -> String {
+    let log = directory.join("log");
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={}
+num.partitions=6
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+",
+        log.display()
+    )
+}
+
+fn spawn(libs: &Path, directory: &Path) -> Result<Child> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(directory.join("kafka.log"))?;
+    java(libs, directory)?
+        .arg("kafka.Kafka")
+        .arg(directory.join("server.properties"))
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("start Kafka")
+}
+
+fn java(libs: &Path, directory: &Path) -> Result<Command> {
+    let classes = libs.join("*");
+    let classes = classes
+        .to_str()
+        .context("the path of the jars is no UTF-8")?;
+    let mut command = Command::new("java");
+    command
+        .args(["-Xms128m", "-Xmx512m", "-cp", classes])
+        .current_dir(directory)
+        .stdin(Stdio::null());
+    Ok(command)
+}
+
+/// The folder with the broker's jars, filled if it is not.
+fn libraries() -> Result<PathBuf> {
+    static FETCH: Mutex<()> = Mutex::new(());
+    ensure!(
+        Command::new("java")
+            .arg("-version")
+            .output()
+            .is_ok_and(|output| output.status.success()),
+        "no Docker, and no Java"
+    );
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let libs = std::env::var_os("KAFKA_LIBS").map_or_else(
+        || target.parent().unwrap_or(target).join("kafka-libs"),
+        PathBuf::from,
+    );
+    // One at a time; and complete or absent, should another process fetch at the same time.
+    let _alone = FETCH.lock().unwrap_or_else(PoisonError::into_inner);
+    if !libs.join(COMPLETE).exists() {
+        fetch(&libs)?;
+    }
+    Ok(libs)
+}
+
+fn fetch(libs: &Path) -> Result<()> {
+    let parent = libs.parent().context("KAFKA_LIBS has no parent folder")?;
+    fs::create_dir_all(parent)?;
+    let fetching = tempfile::tempdir_in(parent)?;
+    let fetched = Command::new("mvn")
+        .args(["-q", "-B", "-f", "tests/kafka/pom.xml"])
+        .arg("dependency:copy-dependencies")
+        .arg(format!("-DoutputDirectory={}", fetching.path().display()))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .context("no Docker, and no Maven to fetch Apache Kafka with")?;
+    let said = String::from_utf8_lossy(&fetched.stdout);
+    ensure!(
+        fetched.status.success(),
+        "Maven cannot fetch Apache Kafka: {}",
+        said.lines().next().unwrap_or_default()
+    );
+    File::create(fetching.path().join(COMPLETE))?;
+    // What is there is another's complete copy, or the remains of an interrupted one.
+    if !libs.join(COMPLETE).exists() {
+        match fs::remove_dir_all(libs) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => fs::rename(fetching.keep(), libs)?,
+        }
+    }
+    Ok(())
+}

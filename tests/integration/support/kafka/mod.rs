@@ -1,0 +1,147 @@
+//! A Kafka broker for the cases.
+//!
+//! One broker serves all cases that run at the same time; it is stopped with the last of them. A
+//! case that stops or kills its broker starts one of its own ([`Node`]).
+
+mod container;
+mod maven;
+
+use crate::support::say;
+use anyhow::{Context, Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex;
+
+pub(crate) use maven::Node;
+
+/// Partitions of every topic that a case creates.
+pub(crate) const PARTITIONS: i32 = 6;
+
+/// A broker and whatever keeps it alive.
+pub(crate) struct Broker {
+    /// `host:port`, or several of them separated by commas.
+    pub(crate) bootstrap: String,
+    _keeps_alive: Source,
+}
+
+#[expect(dead_code, reason = "the values are held for their Drop")]
+enum Source {
+    Given,
+    Container(Box<container::Running>),
+    Maven(Node),
+}
+
+/// The broker, or `None` after a printed line if there is none for `case`.
+///
+/// With `OUTBOX_RELAY_REQUIRE_KAFKA=1` a missing broker fails the case.
+pub(crate) async fn broker(case: &str) -> Option<Arc<Broker>> {
+    static SHARED: Mutex<Weak<Broker>> = Mutex::const_new(Weak::new());
+    let mut shared = SHARED.lock().await;
+    if let Some(broker) = shared.upgrade() {
+        return Some(broker);
+    }
+    match start().await {
+        Ok(broker) => {
+            let broker = Arc::new(broker);
+            *shared = Arc::downgrade(&broker);
+            Some(broker)
+        }
+        Err(reason) => {
+            skip(case, &reason);
+            None
+        }
+    }
+}
+
+/// A broker of the case's own, which can be killed and restarted; only Maven's can.
+pub(crate) async fn own_node(case: &str) -> Option<Node> {
+    let started = tokio::task::spawn_blocking(Node::start)
+        .await
+        .context("start a node")
+        .and_then(|node| node);
+    match started {
+        Ok(node) => Some(node),
+        Err(reason) => {
+            skip(case, &reason);
+            None
+        }
+    }
+}
+
+fn skip(case: &str, reason: &anyhow::Error) {
+    assert!(
+        std::env::var_os("OUTBOX_RELAY_REQUIRE_KAFKA").is_none_or(|value| value != "1"),
+        "{case}: OUTBOX_RELAY_REQUIRE_KAFKA=1, but there is no broker: {reason:#}"
+    );
+    say(&format!(
+        "skipped: {case}: no Kafka broker ({reason:#}); set KAFKA_BROKERS to use one"
+    ));
+}
+
+async fn start() -> Result<Broker> {
+    if let Ok(bootstrap) = std::env::var("KAFKA_BROKERS") {
+        wait_until_ready(&bootstrap).await?;
+        return Ok(Broker {
+            bootstrap,
+            _keeps_alive: Source::Given,
+        });
+    }
+    if let Ok((bootstrap, container)) = container::kafka().await {
+        wait_until_ready(&bootstrap).await?;
+        return Ok(Broker {
+            bootstrap,
+            _keeps_alive: Source::Container(Box::new(container)),
+        });
+    }
+    let node = tokio::task::spawn_blocking(Node::start).await??;
+    Ok(Broker {
+        bootstrap: node.bootstrap(),
+        _keeps_alive: Source::Maven(node),
+    })
+}
+
+async fn wait_until_ready(bootstrap: &str) -> Result<()> {
+    let bootstrap = bootstrap.to_owned();
+    tokio::task::spawn_blocking(move || answers(&bootstrap, Duration::from_secs(120), || Ok(())))
+        .await?
+}
+
+/// Waits until the broker answers a metadata request; `alive` ends the wait early with an error.
+fn answers(bootstrap: &str, patience: Duration, alive: impl Fn() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("reconnect.backoff.max.ms", "200")
+        .create()?;
+    loop {
+        alive()?;
+        let brokers = consumer
+            .fetch_metadata(None, Duration::from_millis(500))
+            .map(|metadata| metadata.brokers().len());
+        match brokers {
+            Ok(1..) => return Ok(()),
+            _ if Instant::now() < deadline => {}
+            other => bail!("the broker at {bootstrap} does not answer: {other:?}"),
+        }
+    }
+}
+
+/// Creates the topics with [`PARTITIONS`] partitions each.
+pub(crate) async fn create_topics(bootstrap: &str, topics: &[String]) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()?;
+    let new: Vec<_> = topics
+        .iter()
+        .map(|topic| NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1)))
+        .collect();
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    for result in admin.create_topics(&new, &options).await? {
+        result.map_err(|(topic, code)| anyhow::anyhow!("create topic {topic}: {code}"))?;
+    }
+    Ok(())
+}
