@@ -46,7 +46,7 @@ const OPERATION: usize = 3;
 pub enum Error {
     /// The table could not be described.
     #[error(transparent)]
-    Describe(#[from] cluster::Error),
+    Describe(#[from] Box<cluster::Error>),
     /// There is no such table.
     #[error("table {0} does not exist; create it, or correct `outboxes.table`")]
     NoTable(TableName),
@@ -95,7 +95,7 @@ pub enum Error {
 pub enum PageError {
     /// It is no page of rows.
     #[error(transparent)]
-    NoRows(#[from] IntoRowsResultError),
+    NoRows(#[from] Box<IntoRowsResultError>),
     /// Its columns have other types.
     #[error(transparent)]
     Types(#[from] RowsError),
@@ -161,7 +161,9 @@ impl LogReader {
         page_rows: i32,
     ) -> Result<Self, Error> {
         let table = &outbox.table;
-        let described = cluster::describe_table(&session, table).await?;
+        let described = cluster::describe_table(&session, table)
+            .await
+            .map_err(Box::new)?;
         let description = described.ok_or_else(|| Error::NoTable(table.clone()))?;
         if !description.cdc_enabled() {
             return Err(Error::CdcOff(table.clone()));
@@ -254,19 +256,16 @@ impl LogReader {
     ) -> Result<(QueryRowsResult, Option<PagingState>), Error> {
         let after = last_timeuuid(range.after);
         let upto = last_timeuuid(range.upto.unwrap_or(i64::MAX));
-        let executed = match streams {
-            [stream] => {
-                let values = (stream, after, upto);
-                self.session
-                    .execute_single_page(&statements.one, values, from)
-                    .await
-            }
-            _ => {
-                let values = (streams, after, upto);
-                self.session
-                    .execute_single_page(&statements.many, values, from)
-                    .await
-            }
+        let executed = if let [stream] = streams {
+            let values = (stream, after, upto);
+            self.session
+                .execute_single_page(&statements.one, values, from)
+                .await
+        } else {
+            let values = (streams, after, upto);
+            self.session
+                .execute_single_page(&statements.many, values, from)
+                .await
         };
         let (result, paging) = executed.map_err(|source| Error::Read {
             table: self.description.name.clone(),
@@ -274,7 +273,7 @@ impl LogReader {
         })?;
         let rows = result
             .into_rows_result()
-            .map_err(|source| self.page_error(source.into()))?;
+            .map_err(|source| self.page_error(Box::new(source).into()))?;
         let next = match paging {
             PagingStateResponse::HasMorePages { state } => Some(state),
             PagingStateResponse::NoMorePages => None,
