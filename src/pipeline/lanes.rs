@@ -260,3 +260,278 @@ impl<T> Lanes<T> {
             .expect("a lane that is referred to has items")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(lane: u8) -> LaneKey {
+        (
+            TableId(u16::from(lane % 2)),
+            Bytes::copy_from_slice(&[lane]),
+        )
+    }
+
+    fn next(lanes: &mut Lanes<u32>) -> Option<(LaneId, u32)> {
+        lanes.next().map(|dispatch| (dispatch.lane, *dispatch.item))
+    }
+
+    fn millis(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn one_item_of_a_lane_is_in_flight() {
+        let mut lanes = Lanes::new();
+        for item in [1, 2, 3] {
+            lanes.push(key(0), item);
+        }
+        let (lane, first) = next(&mut lanes).expect("the head is ready");
+        assert_eq!((first, next(&mut lanes)), (1, None));
+        assert_eq!(lanes.acknowledged(lane), 1);
+        assert_eq!(next(&mut lanes).map(|(_, item)| item), Some(2));
+    }
+
+    #[test]
+    fn a_failed_head_holds_up_its_own_lane_only() {
+        let mut lanes = Lanes::new();
+        for (lane, item) in [(0, 1), (0, 2), (1, 10), (1, 11)] {
+            lanes.push(key(lane), item);
+        }
+        let (poor, _) = next(&mut lanes).expect("lane 0");
+        assert_eq!(lanes.failed(poor), 1);
+        lanes.retry_at(poor, millis(100));
+        let (rich, item) = next(&mut lanes).expect("lane 1");
+        assert_eq!(item, 10);
+        lanes.acknowledged(rich);
+        assert_eq!(next(&mut lanes), Some((rich, 11)));
+        lanes.due(millis(99));
+        assert_eq!(next(&mut lanes), None);
+        assert_eq!(lanes.next_due(), Some(millis(100)));
+        lanes.due(millis(100));
+        assert_eq!(next(&mut lanes), Some((poor, 1)));
+        assert_eq!(lanes.failed(poor), 2);
+        lanes.retry_at(poor, millis(300));
+        lanes.due(millis(300));
+        next(&mut lanes).expect("the same head");
+        lanes.acknowledged(poor);
+        assert_eq!(next(&mut lanes), Some((poor, 2)));
+        assert_eq!(lanes.failed(poor), 1, "a new head starts to count anew");
+    }
+
+    #[test]
+    fn an_interruption_makes_what_was_in_flight_ready_again_oldest_first() {
+        let mut lanes = Lanes::new();
+        for lane in [3, 1, 2, 4] {
+            lanes.push(key(lane), u32::from(lane));
+        }
+        let flying: Vec<LaneId> = (0..3)
+            .map(|_| next(&mut lanes).expect("a head is ready").0)
+            .collect();
+        lanes.failed(flying[1]);
+        lanes.interrupted();
+        assert_eq!(lanes.in_flight(), 0);
+        let order: Vec<u32> = std::iter::from_fn(|| next(&mut lanes))
+            .map(|(_, i)| i)
+            .collect();
+        assert_eq!(order, [3, 1, 2, 4]);
+    }
+
+    #[test]
+    fn lanes_without_items_are_gone_and_their_slots_are_used_again() {
+        let mut lanes = Lanes::new();
+        for round in 0..1000_u32 {
+            let name = (TableId(0), Bytes::from(round.to_string()));
+            lanes.push(name, round);
+            let (lane, _) = next(&mut lanes).expect("ready");
+            lanes.acknowledged(lane);
+        }
+        assert_eq!((lanes.lanes(), lanes.slots.len(), lanes.len()), (0, 1, 0));
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(u8),
+        Next,
+        Acknowledge(usize),
+        Fail(usize, u64),
+        Postpone(usize),
+        Pass(u64),
+        Interrupt,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0_u8..6).prop_map(Step::Push),
+            6 => Just(Step::Next),
+            4 => any::<usize>().prop_map(Step::Acknowledge),
+            2 => (any::<usize>(), 0_u64..50).prop_map(|(n, delay)| Step::Fail(n, delay)),
+            1 => any::<usize>().prop_map(Step::Postpone),
+            3 => (0_u64..30).prop_map(Step::Pass),
+            1 => Just(Step::Interrupt),
+        ]
+    }
+
+    /// What a lane must look like, with nothing clever about it.
+    #[derive(Debug, Default)]
+    struct Model {
+        items: VecDeque<u32>,
+        flying: bool,
+        due: Option<u64>,
+    }
+
+    impl Model {
+        fn is_ready(&self) -> bool {
+            !self.items.is_empty() && !self.flying && self.due.is_none()
+        }
+    }
+
+    #[derive(Default)]
+    struct World {
+        lanes: Lanes<u32>,
+        model: BTreeMap<u8, Model>,
+        owner: HashMap<u32, u8>,
+        flying: Vec<(LaneId, u32)>,
+        pushed: u32,
+        now: u64,
+        acknowledged: BTreeMap<u8, Vec<u32>>,
+    }
+
+    impl World {
+        fn lane_of(&mut self, item: u32) -> (u8, &mut Model) {
+            let name = self.owner[&item];
+            (
+                name,
+                self.model
+                    .get_mut(&name)
+                    .expect("the lane has been pushed to"),
+            )
+        }
+
+        fn pick(&mut self, n: usize) -> Option<(LaneId, u32)> {
+            let len = self.flying.len();
+            (len > 0).then(|| self.flying.swap_remove(n % len))
+        }
+
+        fn dispatch(&mut self) -> bool {
+            let anybody = self.model.values().any(Model::is_ready);
+            assert_eq!(self.lanes.has_ready(), anybody);
+            let Some((lane, item)) = next(&mut self.lanes) else {
+                assert!(!anybody, "a ready lane is dispatched");
+                return false;
+            };
+            let (_, model) = self.lane_of(item);
+            assert!(
+                model.is_ready(),
+                "one in flight per lane, and not before its time"
+            );
+            assert_eq!(model.items.front(), Some(&item), "the oldest goes first");
+            model.flying = true;
+            self.flying.push((lane, item));
+            true
+        }
+
+        fn acknowledge(&mut self, lane: LaneId, item: u32) {
+            assert_eq!(self.lanes.acknowledged(lane), item);
+            let (name, model) = self.lane_of(item);
+            model.flying = false;
+            assert_eq!(model.items.pop_front(), Some(item));
+            self.acknowledged.entry(name).or_default().push(item);
+        }
+
+        fn pass(&mut self, time: u64) {
+            self.now += time;
+            let now = self.now;
+            self.lanes.due(millis(now));
+            for model in self.model.values_mut() {
+                model.due = model.due.filter(|due| *due > now);
+            }
+        }
+
+        fn apply(&mut self, step: &Step) {
+            match *step {
+                Step::Push(name) => {
+                    let item = self.pushed;
+                    self.pushed += 1;
+                    self.owner.insert(item, name);
+                    self.model.entry(name).or_default().items.push_back(item);
+                    self.lanes.push(key(name), item);
+                }
+                Step::Next => {
+                    self.dispatch();
+                }
+                Step::Acknowledge(n) => {
+                    if let Some((lane, item)) = self.pick(n) {
+                        self.acknowledge(lane, item);
+                    }
+                }
+                Step::Fail(n, delay) => {
+                    if let Some((lane, item)) = self.pick(n) {
+                        self.lanes.failed(lane);
+                        let due = self.now + delay;
+                        self.lanes.retry_at(lane, millis(due));
+                        let (_, model) = self.lane_of(item);
+                        model.flying = false;
+                        model.due = Some(due);
+                    }
+                }
+                Step::Postpone(n) => {
+                    if let Some((lane, item)) = self.pick(n) {
+                        self.lanes.postponed(lane);
+                        self.lane_of(item).1.flying = false;
+                    }
+                }
+                Step::Pass(time) => self.pass(time),
+                Step::Interrupt => {
+                    self.lanes.interrupted();
+                    for (_, item) in std::mem::take(&mut self.flying) {
+                        self.lane_of(item).1.flying = false;
+                    }
+                }
+            }
+        }
+
+        fn check(&self) {
+            let waiting: usize = self.model.values().map(|lane| lane.items.len()).sum();
+            let busy = self
+                .model
+                .values()
+                .filter(|lane| !lane.items.is_empty())
+                .count();
+            assert_eq!(self.lanes.len(), waiting);
+            assert_eq!(self.lanes.lanes(), busy);
+            assert_eq!(self.lanes.in_flight(), self.flying.len());
+            let due = self.model.values().filter_map(|lane| lane.due).min();
+            assert_eq!(self.lanes.next_due(), due.map(millis));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lanes_do_what_the_naive_model_does(steps in prop::collection::vec(step(), 0..400)) {
+            let mut world = World::default();
+            for step in &steps {
+                world.apply(step);
+                world.check();
+            }
+            while !world.lanes.is_empty() {
+                world.pass(50);
+                while world.dispatch() {}
+                while let Some((lane, item)) = world.pick(0) {
+                    world.acknowledge(lane, item);
+                }
+                world.check();
+            }
+            // Nothing is lost, and every lane was acknowledged in the order of its pushes.
+            let total: usize = world.acknowledged.values().map(Vec::len).sum();
+            prop_assert_eq!(total, world.pushed as usize);
+            for items in world.acknowledged.values() {
+                prop_assert!(items.is_sorted());
+            }
+        }
+    }
+}
