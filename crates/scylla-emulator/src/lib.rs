@@ -5,6 +5,7 @@ pub mod cdc;
 pub mod cluster;
 pub mod engine;
 pub mod error;
+pub mod functions;
 pub mod hooks;
 pub mod mutation;
 pub mod parser;

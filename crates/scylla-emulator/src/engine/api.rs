@@ -1,9 +1,11 @@
 //! What goes into the engine and what comes out of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::plan::Plan;
+use crate::ast::Statement;
 use crate::hooks::{CdcHook, Clock, Partitioner, Random, VirtualTables};
 use crate::schema::KeyspaceSchema;
 use crate::types::CqlType;
@@ -161,6 +163,9 @@ pub struct Prepared {
     pub result: Vec<ColumnSpec>,
     /// Whether the statement is conditional (a lightweight transaction).
     pub is_lwt: bool,
+    pub(super) statement: Statement,
+    /// The plan for the latest schema that the statement was executed with.
+    pub(super) plan: Mutex<Arc<Plan>>,
 }
 
 /// What a statement gives.

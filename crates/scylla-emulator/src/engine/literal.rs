@@ -15,7 +15,9 @@ use crate::types::{CqlType, Decimal, Duration, Value};
 pub(super) fn value(literal: &Literal, name: &str, ty: &CqlType) -> Result<Option<Value>, Error> {
     let ty = ty.peel();
     let mismatch = |kind: &str, text: &str| {
-        Error::invalid(format!("Invalid {kind} constant ({text}) for \"{name}\" of type {ty}"))
+        Error::invalid(format!(
+            "Invalid {kind} constant ({text}) for \"{name}\" of type {ty}"
+        ))
     };
     let value = match literal {
         Literal::Null => return Ok(None),
@@ -24,16 +26,16 @@ pub(super) fn value(literal: &Literal, name: &str, ty: &CqlType) -> Result<Optio
             CqlType::Ascii if text.is_ascii() => Value::Text(text.clone()),
             CqlType::Ascii => return Err(Error::invalid("Non-ASCII character in ascii value")),
             CqlType::Inet => Value::Inet(text.parse::<IpAddr>().map_err(|_| {
-                Error::invalid(format!("marshaling error: Failed to parse inet_addr from '{text}'"))
+                Error::invalid(format!(
+                    "marshaling error: Failed to parse inet_addr from '{text}'"
+                ))
             })?),
             CqlType::Timestamp => Value::Timestamp(time::timestamp(text)?),
             CqlType::Date => Value::Date(time::date(text)?),
             CqlType::Time => Value::Time(time::time(text)?),
             _ => return Err(mismatch("STRING", text)),
         },
-        Literal::Integer(text) => {
-            integer(text, ty)?.ok_or_else(|| mismatch("INTEGER", text))?
-        }
+        Literal::Integer(text) => integer(text, ty)?.ok_or_else(|| mismatch("INTEGER", text))?,
         Literal::Float(text) => match ty {
             CqlType::Double => Value::Double(float(text)?),
             CqlType::Float => Value::Float(float(text)? as f32),
@@ -87,7 +89,9 @@ pub(super) fn natural_type(literal: &Literal) -> Option<CqlType> {
 fn integer(text: &str, ty: &CqlType) -> Result<Option<Value>, Error> {
     fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Error> {
         text.parse().map_err(|_| {
-            Error::invalid(format!("marshaling error: Value not in range or not a number: '{text}'"))
+            Error::invalid(format!(
+                "marshaling error: Value not in range or not a number: '{text}'"
+            ))
         })
     }
     Ok(Some(match ty {
@@ -119,7 +123,9 @@ fn float(text: &str) -> Result<f64, Error> {
 
 fn decimal(text: &str) -> Result<Decimal, Error> {
     Decimal::parse(text).ok_or_else(|| {
-        Error::invalid(format!("marshaling error: unable to make BigDecimal from '{text}'"))
+        Error::invalid(format!(
+            "marshaling error: unable to make BigDecimal from '{text}'"
+        ))
     })
 }
 
@@ -140,7 +146,11 @@ fn hex(digits: &str) -> Result<Bytes, Error> {
 
 /// `1y2mo3d4h5m6s7ms8us9ns` or `P1Y2M3DT4H5M6S`.
 fn duration(text: &str) -> Result<Duration, Error> {
-    let invalid = || Error::invalid(format!("marshaling error: Unable to convert '{text}' to a duration"));
+    let invalid = || {
+        Error::invalid(format!(
+            "marshaling error: Unable to convert '{text}' to a duration"
+        ))
+    };
     let (sign, body) = match text.strip_prefix('-') {
         Some(body) => (-1, body),
         None => (1, text),
@@ -155,10 +165,14 @@ fn duration(text: &str) -> Result<Duration, Error> {
             rest = tail;
             continue;
         }
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(invalid)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .ok_or_else(invalid)?;
         let count: i64 = rest[..digits].parse().map_err(|_| invalid())?;
         rest = &rest[digits..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || (iso && c == 'T')).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() || (iso && c == 'T'))
+            .unwrap_or(rest.len());
         let unit = rest[..end].to_lowercase();
         rest = &rest[end..];
         let (total, factor) = match unit.as_str() {

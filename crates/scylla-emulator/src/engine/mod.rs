@@ -7,8 +7,25 @@
 //! 3. What the emulator does not do is an error, never a different result.
 
 mod api;
+mod cas;
+mod condition;
+mod ddl;
+mod literal;
+mod modify;
+mod options;
+mod paging;
+mod plan;
+mod query;
+mod read;
+mod resolve;
+mod restrict;
+mod select;
+mod term;
+mod time;
+mod write;
 
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use api::{
     BatchKind, BatchParams, BatchStatement, BindValue, BindValues, ColumnSpec, Consistency,
@@ -16,37 +33,110 @@ pub use api::{
     SchemaTarget, StatementSource,
 };
 
+use crate::ast::Statement;
 use crate::error::Error;
-use crate::schema::Catalog;
+use crate::mutation::{CellChange, Change, Mutation, RowKey, Upsert};
+use crate::parser;
+use crate::schema::{Catalog, TableSchema, is_system_keyspace};
+use crate::storage::{MemoryStorage, PartitionPosition, RowPosition, Storage};
+use crate::types::Value;
+use modify::ModifyPlan;
+use plan::{Plan, PlanKind};
+use term::Scope;
+use write::{Writer, combine};
 
 /// The database: schema, data and statement execution. Callable from many threads at once.
 pub struct Engine {
     config: EngineConfig,
-    catalog: Arc<Catalog>,
+    state: RwLock<State>,
+    list_sequence: AtomicU64,
 }
+
+struct State {
+    catalog: Arc<Catalog>,
+    storage: Box<dyn Storage>,
+}
+
+/// Planned modifications with their values.
+type Statements<'a> = [(&'a ModifyPlan, &'a Scope<'a>)];
 
 impl Engine {
     /// A database with the configured system keyspaces and nothing else.
-    pub fn new(config: EngineConfig) -> Self {
-        let catalog = Arc::new(Catalog::default());
-        Self { config, catalog }
+    pub fn new(mut config: EngineConfig) -> Self {
+        let keyspaces = std::mem::take(&mut config.keyspaces);
+        let catalog = Catalog {
+            version: ddl::random_uuid(&config),
+            keyspaces: keyspaces
+                .into_iter()
+                .map(|ks| (ks.name.clone(), Arc::new(ks)))
+                .collect(),
+        };
+        let storage = Box::<MemoryStorage>::default();
+        let state = RwLock::new(State {
+            catalog: Arc::new(catalog),
+            storage,
+        });
+        Self {
+            config,
+            state,
+            list_sequence: AtomicU64::new(0),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The schema as it is now.
     pub fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.catalog)
+        Arc::clone(&self.read().catalog)
     }
 
     /// Parses and checks a statement. `keyspace` is the connection's current one.
-    pub fn prepare(&self, cql: &str, _keyspace: Option<&str>) -> Result<Arc<Prepared>, Error> {
-        let _ = self.config.clock.now_micros();
-        Err(Error::unsupported(cql))
+    pub fn prepare(&self, cql: &str, keyspace: Option<&str>) -> Result<Arc<Prepared>, Error> {
+        let statement = parser::parse(cql)?;
+        let plan = Arc::new(Plan::new(&self.catalog(), &statement, keyspace)?);
+        Ok(Arc::new(Prepared {
+            id: plan::statement_id(cql, keyspace),
+            cql: cql.to_owned(),
+            keyspace: keyspace.map(str::to_owned),
+            bind: plan.bind.clone(),
+            partition_key_markers: plan.partition_key_markers(),
+            result: plan.result.clone(),
+            is_lwt: plan.is_lwt(),
+            statement,
+            plan: Mutex::new(plan),
+        }))
+    }
+
+    /// The plan for the schema as it is now.
+    fn current_plan(&self, prepared: &Prepared, catalog: &Catalog) -> Result<Arc<Plan>, Error> {
+        let mut current = prepared.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.version != catalog.version {
+            let plan = Plan::new(catalog, &prepared.statement, prepared.keyspace.as_deref())?;
+            if plan.bind != prepared.bind || plan.result != prepared.result {
+                return Err(Error::unprepared(prepared.id.clone()));
+            }
+            *current = Arc::new(plan);
+        }
+        Ok(Arc::clone(&current))
     }
 
     /// Executes a prepared statement. An `Unprepared` error means that the schema has changed so
     /// that the statement must be prepared again.
-    pub fn execute(&self, prepared: &Prepared, _params: &ExecuteParams) -> Result<Outcome, Error> {
-        Err(Error::unprepared(prepared.id.clone()))
+    pub fn execute(&self, prepared: &Prepared, params: &ExecuteParams) -> Result<Outcome, Error> {
+        let keyspace = prepared.keyspace.as_deref();
+        loop {
+            let plan = self.current_plan(prepared, &self.catalog())?;
+            let outcome = self.execute_plan(&plan, &prepared.statement, keyspace, params)?;
+            if let Some(outcome) = outcome {
+                return Ok(outcome);
+            }
+        }
     }
 
     /// Parses and executes a statement (a QUERY message).
@@ -56,18 +146,232 @@ impl Engine {
         keyspace: Option<&str>,
         params: &ExecuteParams,
     ) -> Result<Outcome, Error> {
-        let prepared = self.prepare(cql, keyspace)?;
-        self.execute(&prepared, params)
+        let statement = parser::parse(cql)?;
+        loop {
+            let plan = Plan::new(&self.catalog(), &statement, keyspace)?;
+            if let Some(outcome) = self.execute_plan(&plan, &statement, keyspace, params)? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// `None` when the schema has changed since the statement was planned.
+    fn execute_plan(
+        &self,
+        plan: &Plan,
+        statement: &Statement,
+        keyspace: Option<&str>,
+        params: &ExecuteParams,
+    ) -> Result<Option<Outcome>, Error> {
+        let scope = Scope::new(&self.config, &plan.bind, &plan.order, &params.values)?;
+        match &plan.kind {
+            PlanKind::Select(select) => {
+                if is_system_keyspace(&select.table.keyspace) {
+                    let catalog = self.catalog();
+                    let rows = self.config.virtual_tables.read(&catalog, &select.table);
+                    if let Some(rows) = rows {
+                        let storage = self.virtual_storage(&select.table, rows);
+                        let rows = query::run(&self.config, &storage, select, &scope, params)?;
+                        return Ok(Some(Outcome::Rows(rows)));
+                    }
+                }
+                let state = self.read();
+                let rows = query::run(&self.config, &*state.storage, select, &scope, params)?;
+                Ok(Some(Outcome::Rows(rows)))
+            }
+            PlanKind::Modify(modify) => self.modify(&[(modify, &scope)], params.default_timestamp),
+            PlanKind::Batch(batch) => {
+                let timestamp = write::timestamp(&scope, batch.timestamp.as_ref())?;
+                let timestamp = timestamp.or(params.default_timestamp);
+                let statements: Vec<_> = batch
+                    .statements
+                    .iter()
+                    .map(|modify| (modify, &scope))
+                    .collect();
+                self.modify(&statements, timestamp)
+            }
+            PlanKind::Schema => self.change_schema(statement, keyspace).map(Some),
+        }
     }
 
     /// Executes a BATCH message.
     pub fn execute_batch(
         &self,
-        _kind: BatchKind,
-        _statements: &[BatchStatement],
-        _keyspace: Option<&str>,
-        _params: &BatchParams,
+        kind: BatchKind,
+        statements: &[BatchStatement],
+        keyspace: Option<&str>,
+        params: &BatchParams,
     ) -> Result<Outcome, Error> {
-        Err(Error::unsupported("BATCH"))
+        if kind == BatchKind::Counter {
+            return Err(Error::unsupported("A counter batch"));
+        }
+        loop {
+            if let Some(outcome) = self.try_batch(statements, keyspace, params)? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    fn try_batch(
+        &self,
+        statements: &[BatchStatement],
+        keyspace: Option<&str>,
+        params: &BatchParams,
+    ) -> Result<Option<Outcome>, Error> {
+        let catalog = self.catalog();
+        let mut plans = Vec::with_capacity(statements.len());
+        for statement in statements {
+            plans.push(match &statement.source {
+                StatementSource::Text(cql) => {
+                    Arc::new(Plan::new(&catalog, &parser::parse(cql)?, keyspace)?)
+                }
+                StatementSource::Prepared(prepared) => self.current_plan(prepared, &catalog)?,
+            });
+        }
+        let mut scopes = Vec::with_capacity(statements.len());
+        for (plan, statement) in plans.iter().zip(statements) {
+            let PlanKind::Modify(modify) = &plan.kind else {
+                return Err(Error::invalid(
+                    "Invalid statement in batch: only UPDATE, INSERT and DELETE statements are allowed.",
+                ));
+            };
+            let scope = Scope::new(&self.config, &plan.bind, &plan.order, &statement.values)?;
+            scopes.push((modify, scope));
+        }
+        let statements: Vec<_> = scopes
+            .iter()
+            .map(|(modify, scope)| (&***modify, scope))
+            .collect();
+        self.modify(&statements, params.default_timestamp)
+    }
+
+    /// Applies modifications, all or none. `None` when the schema has changed since they were
+    /// planned.
+    fn modify(
+        &self,
+        statements: &Statements<'_>,
+        default_timestamp: Option<i64>,
+    ) -> Result<Option<Outcome>, Error> {
+        let mut state = self.write();
+        let state = &mut *state;
+        for (plan, _) in statements {
+            let table = &plan.table;
+            let known = state.catalog.table(&table.keyspace, &table.name);
+            if known.is_none_or(|known| known.version != table.version) {
+                return Ok(None);
+            }
+        }
+        let now_seconds = self.config.clock.now_micros().div_euclid(1_000_000);
+        let conditional = statements
+            .iter()
+            .any(|(plan, _)| !plan.conditions.is_none());
+        let mut outcome = Outcome::Void;
+        if conditional {
+            let (applied, rows) =
+                cas::check(&self.config, &*state.storage, statements, now_seconds)?;
+            outcome = Outcome::Rows(rows);
+            if !applied {
+                return Ok(Some(outcome));
+            }
+        }
+        let timestamp = default_timestamp.filter(|_| !conditional);
+        let timestamp = timestamp.unwrap_or_else(|| self.config.clock.unique_micros());
+        let writer = Writer {
+            config: &self.config,
+            storage: &*state.storage,
+            list_sequence: &self.list_sequence,
+            now_seconds,
+        };
+        let mut mutations = Vec::new();
+        for (plan, scope) in statements {
+            mutations.extend(writer.mutations(plan, scope, timestamp)?);
+        }
+        let mutations = combine(mutations);
+        let log = self.log(state, &mutations, now_seconds)?;
+        let now_micros = self.config.clock.now_micros();
+        for mutation in mutations.iter().chain(&log) {
+            state.storage.apply(mutation, now_micros);
+        }
+        Ok(Some(outcome))
+    }
+
+    /// The CDC log's mutations.
+    fn log(
+        &self,
+        state: &State,
+        mutations: &[Mutation],
+        now_seconds: i64,
+    ) -> Result<Vec<Mutation>, Error> {
+        let read_row = |mutation: &Mutation, row: &RowKey| {
+            let place = PartitionPosition {
+                token: mutation.token,
+                key: mutation.key_bytes.clone(),
+            };
+            let table = &mutation.table;
+            let partition = state.storage.partition(table.id, &place)?;
+            let row = match row {
+                RowKey::Static => &partition.static_row,
+                RowKey::Clustering(key) => partition.row(&RowPosition::row(table, key))?,
+            };
+            row.read(table, now_seconds)
+        };
+        self.config
+            .cdc
+            .augment(&state.catalog, mutations, &read_row)
+    }
+
+    /// Rows of a virtual table, stored for one read.
+    fn virtual_storage(
+        &self,
+        table: &Arc<TableSchema>,
+        rows: Vec<Vec<Option<Value>>>,
+    ) -> MemoryStorage {
+        let mut storage = MemoryStorage::default();
+        let keys = table.partition_key().len();
+        let rows_from = keys + table.clustering_key().len();
+        for row in rows {
+            let key: Option<Vec<Value>> = row.iter().take(keys).cloned().collect();
+            let clustering: Option<Vec<Value>> =
+                row.iter().take(rows_from).skip(keys).cloned().collect();
+            let (Some(key), Some(clustering)) = (key, clustering) else {
+                continue;
+            };
+            let place = query::position(&self.config, table, &key);
+            let cells = row.into_iter().zip(&table.columns).skip(rows_from);
+            let cells = cells
+                .filter_map(|(value, column)| Some((column.id, write::stored(column, value?))));
+            let upsert = Upsert {
+                row: RowKey::Clustering(clustering),
+                row_marker: true,
+                ttl: None,
+                cells: cells.collect::<Vec<(_, CellChange)>>(),
+            };
+            let mutation = Mutation {
+                table: Arc::clone(table),
+                partition_key: key,
+                key_bytes: place.key,
+                token: place.token,
+                timestamp_micros: 0,
+                changes: vec![Change::Upsert(upsert)],
+            };
+            storage.apply(&mutation, 0);
+        }
+        storage
+    }
+
+    fn change_schema(
+        &self,
+        statement: &Statement,
+        keyspace: Option<&str>,
+    ) -> Result<Outcome, Error> {
+        let mut state = self.write();
+        let change = ddl::change(&self.config, &state.catalog, statement, keyspace)?;
+        if let Some(catalog) = change.catalog {
+            state.catalog = Arc::new(catalog);
+        }
+        for table in change.emptied {
+            state.storage.remove_table(table);
+        }
+        Ok(change.outcome)
     }
 }

@@ -27,11 +27,21 @@ pub(super) fn table(
 ) -> Result<Arc<TableSchema>, Error> {
     let keyspace = keyspace_name(name, current)?;
     let Some(found) = catalog.keyspace(keyspace) else {
-        return Err(Error::invalid(format!("Keyspace {keyspace} does not exist")));
+        return Err(Error::invalid(format!(
+            "Keyspace {keyspace} does not exist"
+        )));
     };
     match found.tables.get(&name.name) {
         Some(table) => Ok(Arc::clone(table)),
         None => Err(Error::invalid(format!("unconfigured table {}", name.name))),
+    }
+}
+
+/// A keyspace by name.
+pub(super) fn keyspace<'c>(catalog: &'c Catalog, name: &str) -> Result<&'c KeyspaceSchema, Error> {
+    match catalog.keyspace(name) {
+        Some(keyspace) => Ok(keyspace),
+        None => Err(Error::invalid(format!("Keyspace {name} does not exist"))),
     }
 }
 
@@ -45,7 +55,9 @@ pub(super) fn cql_type(keyspace: &KeyspaceSchema, name: &TypeName) -> Result<Cql
             )));
         }
         if ty == CqlType::Counter {
-            return Err(Error::invalid("Counters are not allowed inside collections"));
+            return Err(Error::invalid(
+                "Counters are not allowed inside collections",
+            ));
         }
         Ok(Box::new(ty))
     };
@@ -56,7 +68,11 @@ pub(super) fn cql_type(keyspace: &KeyspaceSchema, name: &TypeName) -> Result<Cql
             {
                 return Ok(native);
             }
-            if name.keyspace.as_ref().is_some_and(|given| *given != keyspace.name) {
+            if name
+                .keyspace
+                .as_ref()
+                .is_some_and(|given| *given != keyspace.name)
+            {
                 return Err(Error::invalid(format!(
                     "Statement on keyspace {} cannot refer to a user type in keyspace {}; user types can only be used in the keyspace they are defined in",
                     keyspace.name,

@@ -75,9 +75,7 @@ fn zone(text: &str) -> Option<i64> {
 
 /// Milliseconds since the epoch: a number, or a date with or without time and zone (UTC).
 pub(super) fn timestamp(text: &str) -> Result<i64, Error> {
-    let invalid = || {
-        Error::invalid(format!("marshaling error: unable to parse date '{text}'"))
-    };
+    let invalid = || Error::invalid(format!("marshaling error: unable to parse date '{text}'"));
     if let Ok(millis) = text.parse::<i64>() {
         return Ok(millis);
     }
@@ -91,10 +89,17 @@ pub(super) fn timestamp(text: &str) -> Result<i64, Error> {
         Some(at) if rest.is_empty() => (&date[..at], &date[at..]),
         _ => (date, rest),
     };
-    let split = rest.find(['+', '-', 'Z', 'z', 'U', 'G']).unwrap_or(rest.len());
+    let split = rest
+        .find(['+', '-', 'Z', 'z', 'U', 'G'])
+        .unwrap_or(rest.len());
     let days = civil_date(date).ok_or_else(invalid)?;
     let time = rest[..split].trim();
-    let nanos = if time.is_empty() { Some(0) } else { clock(time) }.ok_or_else(invalid)?;
+    let nanos = if time.is_empty() {
+        Some(0)
+    } else {
+        clock(time)
+    }
+    .ok_or_else(invalid)?;
     let offset = zone(rest[split..].trim()).ok_or_else(invalid)?;
     Ok((days * 86_400 - offset) * 1000 + nanos / 1_000_000)
 }
@@ -106,13 +111,19 @@ pub(super) fn date(text: &str) -> Result<u32, Error> {
     }
     civil_date(text)
         .and_then(|days| u32::try_from(days + (1 << 31)).ok())
-        .ok_or_else(|| Error::invalid(format!("marshaling error: Unable to coerce '{text}' to a formatted date (long)")))
+        .ok_or_else(|| {
+            Error::invalid(format!(
+                "marshaling error: Unable to coerce '{text}' to a formatted date (long)"
+            ))
+        })
 }
 
 /// Nanoseconds since midnight: `hh:mm:ss[.fraction]`.
 pub(super) fn time(text: &str) -> Result<i64, Error> {
     clock(text).ok_or_else(|| {
-        Error::invalid(format!("marshaling error: Timestamp format must be hh:mm:ss[.fffffffff]: '{text}'"))
+        Error::invalid(format!(
+            "marshaling error: Timestamp format must be hh:mm:ss[.fffffffff]: '{text}'"
+        ))
     })
 }
 
@@ -135,7 +146,13 @@ mod tests {
         ] {
             assert_eq!(timestamp(text), Ok(millis), "{text}");
         }
-        for text in ["", "yesterday", "2021-02-29", "2020-13-01", "2020-01-01 25:00"] {
+        for text in [
+            "",
+            "yesterday",
+            "2021-02-29",
+            "2020-13-01",
+            "2020-01-01 25:00",
+        ] {
             assert!(timestamp(text).is_err(), "{text}");
         }
     }

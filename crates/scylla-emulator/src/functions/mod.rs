@@ -5,9 +5,7 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::hooks::{Clock, Random};
-use crate::types::{
-    CqlType, Decimal, Value, decode, encode, timeuuid_from_parts, timeuuid_micros,
-};
+use crate::types::{CqlType, Decimal, Value, decode, encode, timeuuid_from_parts, timeuuid_micros};
 
 /// Days of the `date` type before the epoch.
 const EPOCH_DAY: i64 = 1 << 31;
@@ -59,7 +57,11 @@ pub struct Signature {
 /// type.
 pub fn find(name: &str, argument: Option<&CqlType>) -> Option<Signature> {
     let of = |scalar, parameters: &[CqlType], result| {
-        Some(Signature { scalar, parameters: parameters.to_vec(), result })
+        Some(Signature {
+            scalar,
+            parameters: parameters.to_vec(),
+            result,
+        })
     };
     // Overloaded functions take a timeuuid unless the argument says otherwise.
     let time = match argument {
@@ -72,15 +74,29 @@ pub fn find(name: &str, argument: Option<&CqlType>) -> Option<Signature> {
         "uuid" => of(Scalar::Uuid, &[], CqlType::Uuid),
         "currenttimestamp" => of(Scalar::CurrentTimestamp, &[], CqlType::Timestamp),
         "currentdate" => of(Scalar::CurrentDate, &[], CqlType::Date),
-        "mintimeuuid" => of(Scalar::MinTimeuuid, &[CqlType::Timestamp], CqlType::TimeUuid),
-        "maxtimeuuid" => of(Scalar::MaxTimeuuid, &[CqlType::Timestamp], CqlType::TimeUuid),
+        "mintimeuuid" => of(
+            Scalar::MinTimeuuid,
+            &[CqlType::Timestamp],
+            CqlType::TimeUuid,
+        ),
+        "maxtimeuuid" => of(
+            Scalar::MaxTimeuuid,
+            &[CqlType::Timestamp],
+            CqlType::TimeUuid,
+        ),
         "totimestamp" => of(Scalar::ToTimestamp, &[time], CqlType::Timestamp),
-        "dateof" => of(Scalar::ToTimestamp, &[CqlType::TimeUuid], CqlType::Timestamp),
+        "dateof" => of(
+            Scalar::ToTimestamp,
+            &[CqlType::TimeUuid],
+            CqlType::Timestamp,
+        ),
         "todate" => of(Scalar::ToDate, &[time], CqlType::Date),
         "tounixtimestamp" => of(Scalar::ToUnixTimestamp, &[time], CqlType::BigInt),
-        "unixtimestampof" => {
-            of(Scalar::ToUnixTimestamp, &[CqlType::TimeUuid], CqlType::BigInt)
-        }
+        "unixtimestampof" => of(
+            Scalar::ToUnixTimestamp,
+            &[CqlType::TimeUuid],
+            CqlType::BigInt,
+        ),
         _ => {
             if let Some(ty) = name.strip_suffix("asblob").and_then(CqlType::native) {
                 return of(Scalar::AsBlob, &[ty], CqlType::Blob);
@@ -116,7 +132,11 @@ pub fn call(
         }
         (_, [Some(argument)]) => argument,
         (_, [None]) => return Ok(None),
-        _ => return Err(Error::invalid("Invalid number of arguments in function call")),
+        _ => {
+            return Err(Error::invalid(
+                "Invalid number of arguments in function call",
+            ));
+        }
     };
     Ok(match scalar {
         Scalar::MinTimeuuid => min_max(argument, 0, 0x8080_8080_8080_8080),
@@ -137,9 +157,15 @@ pub fn call(
 
 /// The smallest or largest timeuuid of a millisecond.
 fn min_max(argument: &Value, extra_ticks: i64, low: u64) -> Option<Value> {
-    let Value::Timestamp(millis) = argument else { return None };
+    let Value::Timestamp(millis) = argument else {
+        return None;
+    };
     let micros = millis.saturating_mul(1000).saturating_add(extra_ticks / 10);
-    Some(Value::TimeUuid(timeuuid_from_parts(micros, (extra_ticks % 10) as u8, low)))
+    Some(Value::TimeUuid(timeuuid_from_parts(
+        micros,
+        (extra_ticks % 10) as u8,
+        low,
+    )))
 }
 
 fn millis(argument: &Value) -> Option<i64> {
@@ -203,7 +229,10 @@ fn cast(argument: &Value, ty: &CqlType) -> Result<Value, Error> {
         CqlType::Float => Value::Float(integer as f32),
         CqlType::Double => Value::Double(integer as f64),
         CqlType::VarInt => Value::VarInt(integer.into()),
-        CqlType::Decimal => Value::Decimal(Decimal { unscaled: integer.into(), scale: 0 }),
+        CqlType::Decimal => Value::Decimal(Decimal {
+            unscaled: integer.into(),
+            scale: 0,
+        }),
         _ => return Err(unsupported()),
     })
 }
