@@ -1,4 +1,4 @@
-//! An in-memory, ScyllaDB-compatible CQL server with change data capture.
+#![doc = include_str!("../README.md")]
 
 pub mod ast;
 pub mod cdc;

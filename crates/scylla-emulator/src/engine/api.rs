@@ -177,7 +177,7 @@ pub enum Outcome {
     Rows(RowSet),
     /// The connection's keyspace is now this one.
     SetKeyspace(String),
-    /// The schema has changed. (A DDL statement that changed nothing, thanks to IF [NOT] EXISTS,
+    /// The schema has changed. (A DDL statement that changed nothing, thanks to `IF [NOT] EXISTS`,
     /// gives [`Outcome::Void`].)
     SchemaChange(SchemaChange),
 }

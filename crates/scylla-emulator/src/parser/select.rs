@@ -105,7 +105,7 @@ fn cast(input: &mut Tokens<'_>) -> Parsed<Selector> {
         type_name,
         sign(")"),
     )
-        .map(|(_, _, selector, _, ty, _)| Selector::Cast(Box::new(selector), ty))
+        .map(|((), (), selector, (), ty, ())| Selector::Cast(Box::new(selector), ty))
         .parse_next(input)
 }
 

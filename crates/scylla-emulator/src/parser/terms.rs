@@ -6,7 +6,7 @@ use winnow::prelude::*;
 
 use super::lexer::{Kind, Token};
 use super::{Failure, MAX_DEPTH, Parsed, Tokens, ident, kw, kws, list1, name, sign, token};
-use crate::ast::{InValues, Literal, Marker, Operator, Relation, Term, TypeName};
+use crate::ast::{InValues, Literal, Marker, Name, Operator, Relation, Term, TypeName};
 
 /// A type.
 pub(super) fn type_name(input: &mut Tokens<'_>) -> Parsed<TypeName> {
@@ -19,7 +19,14 @@ fn type_at(input: &mut Tokens<'_>, depth: usize) -> Parsed<TypeName> {
         failure.message = Some("type nested too deeply".into());
         return Err(failure);
     }
-    let name = name(input)?;
+    // `set` is a reserved word and the name of a type.
+    let name = match opt(kw("set")).parse_next(input)? {
+        Some(()) => Name {
+            keyspace: None,
+            name: "set".into(),
+        },
+        None => name(input)?,
+    };
     if name.keyspace.is_some() || opt(sign("<")).parse_next(input)?.is_none() {
         return Ok(TypeName::Named(name));
     }

@@ -329,7 +329,7 @@ async fn accept(
                 connections.spawn(connection);
             }
             Ok((_, peer)) => {
-                tracing::warn!(%peer, MAX_CONNECTIONS, "refused a connection: too many are open")
+                tracing::warn!(%peer, MAX_CONNECTIONS, "refused a connection: too many are open");
             }
             // Out of file descriptors, for example: go on when connections have been closed.
             Err(error) => {

@@ -141,17 +141,14 @@ pub(super) fn cdc_local(topology: &Topology) -> Vec<Row> {
     ]]
 }
 
+/// `expired` stays null, as ScyllaDB leaves it.
 pub(super) fn generations(topology: &Topology) -> Vec<Row> {
     let all = topology.generations.all();
-    let rows = all.iter().enumerate().map(|(index, generation)| {
-        let mut row = vec![
+    let rows = all.iter().map(|generation| {
+        vec![
             ("key", text("timestamps")),
             ("time", Value::Timestamp(generation.timestamp_ms)),
-        ];
-        // A generation expires when the next one starts.
-        let next = all.get(index + 1);
-        row.extend(next.map(|next| ("expired", Value::Timestamp(next.timestamp_ms))));
-        row
+        ]
     });
     rows.collect()
 }
