@@ -51,3 +51,8 @@ pub fn new(
     let pipeline = Pipeline::new(config, input, sink, metrics)?;
     Ok((handle, pipeline))
 }
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
