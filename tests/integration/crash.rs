@@ -5,14 +5,21 @@ use crate::support::collector::Record;
 use crate::support::traffic::Plan;
 use crate::support::{kafka, say};
 use anyhow::Result;
-use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 /// How often the relay is killed.
 const KILLS: usize = 10;
-/// The longest time between two checkpoints in milliseconds: the interval of one second, and as
-/// much again for the write itself on a machine that is busy with tests.
-const CHECKPOINT_AGE: i64 = 2_000;
+/// The longest time between two checkpoints: the interval of one second, and as much again for the
+/// write itself on a machine that is busy with tests.
+const CHECKPOINT_AGE: Duration = Duration::from_secs(2);
+
+/// A killed relay's end.
+struct Kill {
+    at: Instant,
+    /// How many records were in the topics then.
+    records: usize,
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigkill_in_the_middle_ten_times() -> Result<()> {
@@ -27,61 +34,51 @@ async fn sigkill_in_the_middle_ten_times() -> Result<()> {
         ahead: 500,
     };
     let kills = async {
-        let mut times = Vec::new();
+        let mut kills = Vec::new();
         for kill in 1..=KILLS {
             let relay = bench.relay.start().await?;
             bench.arrived(kill * plan.events / (KILLS + 1)).await?;
+            let at = Instant::now();
             relay.kill().await?;
-            times.push(now_millis());
+            let records = bench.collector.all().await?.len();
+            kills.push(Kill { at, records });
         }
         let relay = bench.relay.start().await?;
         bench.arrived(plan.events).await?;
         relay.stop().await?;
-        Ok(times)
+        Ok(kills)
     };
     let writing = bench.traffic.write(plan, bench.collector.progress());
-    let (times, ()) = tokio::try_join!(kills, writing)?;
+    let (kills, ()) = tokio::try_join!(kills, writing)?;
     let records = bench.assert_delivered(case).await?;
-    assert_duplicates_are_bounded(case, &records, &times);
+    assert_duplicates_are_bounded(case, &records, &kills);
     Ok(())
 }
 
 /// A relay that dies may repeat what was in flight and what was published after the last
-/// checkpoint. What a relay repeats is known by its time: the first relay after a kill repeats
-/// records from before that kill.
-fn assert_duplicates_are_bounded(case: &str, records: &[Record], kills: &[i64]) {
-    let life = |record: &Record| kills.partition_point(|kill| *kill <= record.timestamp);
-    let mut published_in = HashMap::new();
+/// checkpoint; its successor is the one that repeats it.
+fn assert_duplicates_are_bounded(case: &str, records: &[Record], kills: &[Kill]) {
+    let mut seen = HashSet::new();
     let mut repeated = vec![0; kills.len() + 1];
-    for record in records {
-        if published_in.insert(record.id(), life(record)).is_some() {
-            repeated[life(record)] += 1;
+    for (index, record) in records.iter().enumerate() {
+        if !seen.insert(record.id()) {
+            repeated[kills.partition_point(|kill| kill.records <= index)] += 1;
         }
     }
     assert_eq!(repeated[0], 0, "{case}: repeated before the first kill");
-    for (index, kill) in kills.iter().enumerate() {
-        let recent = records
+    for (kill, (repeated, number)) in kills.iter().zip(repeated[1..].iter().zip(1..)) {
+        let recent = records[..kill.records]
             .iter()
-            .filter(|record| (kill - CHECKPOINT_AGE..*kill).contains(&record.timestamp))
+            .filter(|record| record.arrived + CHECKPOINT_AGE >= kill.at)
             .count();
         let bound = IN_FLIGHT + recent;
         say(&format!(
-            "{case}: kill {}: {} repeated, {recent} published in the {CHECKPOINT_AGE} ms before, \
-             up to {IN_FLIGHT} in flight",
-            index + 1,
-            repeated[index + 1]
+            "{case}: kill {number}: {repeated} repeated; {recent} published in the \
+             {CHECKPOINT_AGE:?} before, up to {IN_FLIGHT} in flight"
         ));
         assert!(
-            repeated[index + 1] <= bound,
-            "{case}: {} repeated after kill {}, allowed are {bound}",
-            repeated[index + 1],
-            index + 1
+            *repeated <= bound,
+            "{case}: {repeated} repeated after kill {number}, allowed are {bound}"
         );
     }
-}
-
-fn now_millis() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_millis() as i64)
 }

@@ -8,5 +8,6 @@ mod crash;
 mod delivery;
 mod generations;
 mod harness;
+mod reference;
 mod stop;
 mod support;

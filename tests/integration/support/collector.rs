@@ -9,7 +9,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 pub(crate) struct Record {
     pub(crate) topic: String,
     pub(crate) partition: i32,
-    /// The producer's time, in milliseconds since the Unix epoch.
-    pub(crate) timestamp: i64,
+    /// When it was read here.
+    pub(crate) arrived: Instant,
     pub(crate) key: Vec<u8>,
     pub(crate) payload: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
@@ -165,7 +165,7 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
     Record {
         topic: message.topic().to_owned(),
         partition: message.partition(),
-        timestamp: message.timestamp().to_millis().unwrap_or_default(),
+        arrived: Instant::now(),
         key: message.key().unwrap_or_default().to_vec(),
         payload: message.payload().map(<[u8]>::to_vec),
         headers,

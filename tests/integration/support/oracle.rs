@@ -180,6 +180,7 @@ pub(crate) fn assert_delivered(case: &str, written: &[Written], records: &[Recor
 
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     fn written(id: &str, key: &str) -> Written {
         Written {
@@ -196,7 +197,7 @@ mod tests {
         Record {
             topic: "t".to_owned(),
             partition: 0,
-            timestamp: 0,
+            arrived: Instant::now(),
             key: key.as_bytes().to_vec(),
             payload: Some(b"p".to_vec()),
             headers: vec![("id".to_owned(), id.as_bytes().to_vec())],
