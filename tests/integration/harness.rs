@@ -1,12 +1,16 @@
 //! The harness itself: a broker can be had, and records are read as they were produced.
 
-use crate::support::collector::{Collector, Record};
+use crate::support::collector::{Collector, Progress, Record};
+use crate::support::database::Database;
+use crate::support::traffic::{Plan, Traffic, tables};
 use crate::support::{kafka, unique};
 use anyhow::Result;
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use std::collections::HashSet;
 use std::time::Duration;
+use tokio::sync::watch;
 
 async fn produce(bootstrap: &str, topic: &str, id: &str) -> Result<()> {
     let producer: FutureProducer = ClientConfig::new()
@@ -66,5 +70,35 @@ async fn a_broker_keeps_its_records_when_it_is_killed() -> Result<()> {
     let records = Collector::start(&bootstrap, &topics)?.all().await?;
     assert_eq!(records.len(), 2);
     drop(node);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traffic_remembers_what_it_wrote() -> Result<()> {
+    let database = Database::start().await?;
+    let keyspace = unique("traffic");
+    database.create_keyspace(&keyspace).await?;
+    let topics = ["order", "invoice"].map(str::to_owned);
+    let traffic = Traffic::new(&database, &keyspace, topics).await?;
+    let plan = Plan {
+        events: 500,
+        keys: 60,
+        ahead: 1_000,
+    };
+    let (_progress, nothing_published) = watch::channel(Progress::default());
+    traffic.write(plan, nothing_published.clone()).await?;
+    traffic.write(plan, nothing_published).await?;
+
+    let written = traffic.written();
+    let ids: HashSet<_> = written.iter().map(|write| &write.id).collect();
+    let keys: HashSet<_> = written.iter().map(|write| &write.key).collect();
+    assert_eq!((written.len(), ids.len(), keys.len()), (1_000, 1_000, 60));
+    let mut rows = 0;
+    for table in <[String; 2]>::from(tables(&keyspace)) {
+        let count = format!("SELECT COUNT(*) FROM {table}");
+        let result = database.session.query_unpaged(count, ()).await?;
+        rows += result.into_rows_result()?.single_row::<(i64,)>()?.0;
+    }
+    assert_eq!(rows, 1_000);
     Ok(())
 }
