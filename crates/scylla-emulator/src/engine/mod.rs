@@ -21,6 +21,8 @@ mod resolve;
 mod restrict;
 mod select;
 mod term;
+#[cfg(test)]
+mod tests;
 mod time;
 mod write;
 

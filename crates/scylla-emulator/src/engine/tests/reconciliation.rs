@@ -1,0 +1,79 @@
+use proptest::prelude::*;
+
+use super::support::Db;
+
+/// Statements with a timestamp each, whose order must not matter.
+fn statement() -> impl Strategy<Value = String> {
+    let key = 0..3_i32;
+    (0..6_u8, key, 0..4_i32, 1..6_i64).prop_map(|(kind, ck, v, ts)| match kind {
+        0 | 1 => format!("INSERT INTO t (pk, ck, v) VALUES (1, {ck}, {v}) USING TIMESTAMP {ts}"),
+        2 => {
+            format!("UPDATE t USING TIMESTAMP {ts} SET s = s + {{{v}}} WHERE pk = 1 AND ck = {ck}")
+        }
+        3 => format!("DELETE FROM t USING TIMESTAMP {ts} WHERE pk = 1 AND ck = {ck}"),
+        4 => format!("DELETE FROM t USING TIMESTAMP {ts} WHERE pk = 1 AND ck >= {ck}"),
+        _ => format!("UPDATE t USING TIMESTAMP {ts} SET s = {{{v}}} WHERE pk = 1 AND ck = {ck}"),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_order_of_arrival_does_not_matter(
+        statements in prop::collection::vec(statement(), 1..12),
+        seed in any::<u64>(),
+    ) {
+        let ddl = "CREATE TABLE t (pk int, ck int, v int, s set<int>, PRIMARY KEY (pk, ck))";
+        let (one, two) = (Db::new(&[ddl]), Db::new(&[ddl]));
+        let mut shuffled = statements.clone();
+        let mut random = seed;
+        for at in (1..shuffled.len()).rev() {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            shuffled.swap(at, (random >> 33) as usize % (at + 1));
+        }
+        for (a, b) in statements.iter().zip(&shuffled) {
+            one.ok(a);
+            two.ok(b);
+            // The same write twice is one write.
+            two.ok(b);
+        }
+        prop_assert_eq!(one.run("SELECT * FROM t"), two.run("SELECT * FROM t"));
+    }
+}
+
+#[test]
+fn equal_timestamps() {
+    let db = Db::new(&["CREATE TABLE t (pk int PRIMARY KEY, v text)"]);
+    db.check(&[
+        (
+            "INSERT INTO t (pk, v) VALUES (1, 'b') USING TIMESTAMP 5",
+            "ok",
+        ),
+        (
+            "INSERT INTO t (pk, v) VALUES (1, 'a') USING TIMESTAMP 5",
+            "ok",
+        ),
+        ("SELECT v FROM t", "b"),
+        (
+            "INSERT INTO t (pk, v) VALUES (1, null) USING TIMESTAMP 5",
+            "ok",
+        ),
+        (
+            "INSERT INTO t (pk, v) VALUES (1, 'z') USING TIMESTAMP 5",
+            "ok",
+        ),
+        ("SELECT pk, v FROM t", "1,null"),
+        ("DELETE FROM t USING TIMESTAMP 5 WHERE pk = 1", "ok"),
+        (
+            "INSERT INTO t (pk, v) VALUES (1, 'z') USING TIMESTAMP 5",
+            "ok",
+        ),
+        ("SELECT * FROM t", ""),
+        (
+            "INSERT INTO t (pk, v) VALUES (1, 'later') USING TIMESTAMP 6",
+            "ok",
+        ),
+        ("SELECT v FROM t", "later"),
+    ]);
+}
