@@ -196,6 +196,14 @@ impl LogReader {
         &self.columns
     }
 
+    /// The columns of the rows with their types, in the order of [`LogReader::columns`].
+    pub fn column_types(&self) -> Vec<(String, ColumnType<'static>)> {
+        let specs = self.rows.one.get_current_result_set_col_specs();
+        let specs = specs.get().iter().skip(LOG_COLUMNS.len());
+        let owned = specs.map(|spec| (spec.name().to_owned(), spec.typ().clone().into_owned()));
+        owned.collect()
+    }
+
     /// The base table, as it was when this reader was opened.
     pub fn description(&self) -> &TableDescription {
         &self.description

@@ -1,0 +1,72 @@
+//! Where a source hands changes to.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use super::reader::LogReader;
+use crate::ack::Ack;
+use crate::config::Outbox;
+use crate::decode::{Decoder, MappingError};
+use crate::event::{Change, TableId};
+use crate::pipeline::{Closed, Handle, PublishIntake, Taken};
+use crate::route::Router;
+use crate::telemetry::metrics::Metrics;
+
+/// Takes the changes of one table, in the order of each stream of the log.
+pub trait Intake: Clone + Send + Sync + 'static {
+    /// Takes a change; may wait, and the reader of its stream group waits too. Whoever makes the
+    /// change durable settles `ack`.
+    fn take(
+        &mut self,
+        change: &Change,
+        ack: Ack,
+    ) -> impl Future<Output = Result<Taken, Closed>> + Send;
+}
+
+/// Makes intakes for a table as it looks now; asked again when the table was altered.
+pub trait OpenIntake: Send + Sync + 'static {
+    /// What it makes.
+    type Intake: Intake;
+
+    /// An intake for the columns that `reader` gives.
+    ///
+    /// # Errors
+    ///
+    /// When the table lacks a column that is mapped, or it has an unusable type.
+    fn open(&self, reader: &LogReader) -> Result<Self::Intake, MappingError>;
+}
+
+impl Intake for PublishIntake {
+    async fn take(&mut self, change: &Change, ack: Ack) -> Result<Taken, Closed> {
+        PublishIntake::take(self, change, ack).await
+    }
+}
+
+/// Opens the intake that publishes: decode, route, pipeline.
+#[derive(Debug)]
+pub struct Publish {
+    /// The outbox's id.
+    pub table: TableId,
+    /// Its configuration.
+    pub outbox: Arc<Outbox>,
+    /// The pipeline's permits.
+    pub handle: Handle,
+    /// The relay's counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl OpenIntake for Publish {
+    type Intake = PublishIntake;
+
+    fn open(&self, reader: &LogReader) -> Result<PublishIntake, MappingError> {
+        let decoder = Decoder::new(&self.outbox, &reader.column_types())?;
+        Ok(PublishIntake::new(
+            self.table,
+            &self.outbox.table.to_string(),
+            Arc::new(decoder),
+            Router::new(&self.outbox),
+            self.handle.clone(),
+            Arc::clone(&self.metrics),
+        ))
+    }
+}

@@ -1,0 +1,687 @@
+//! The source of one outbox table: its groups, their reads, its checkpoints.
+//!
+//! One task owns the state of all groups; a heap of due times starts reads as tasks of a set, so
+//! that an idle group costs nothing between two reads. It never waits for a row to be taken.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use scylla::client::session::Session;
+use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use super::clock::Clock;
+use super::follower::{Next, Outcome, Read, Settings};
+use super::generations::{self, Generations};
+use super::group::{Group, Saved};
+use super::intake::OpenIntake;
+use super::pass::{self, Ended, Pass, Shared};
+use super::plan::{self, Plan};
+use super::reader::{self, LogReader};
+use crate::ack::Settled;
+use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
+use crate::config::{Config, Outbox, Start};
+use crate::decode::MappingError;
+use crate::pipeline::Closed;
+use crate::runtime::Phase;
+use crate::telemetry::metrics::Metrics;
+
+/// How often a group that waits for room is looked at again.
+const RECHECK_MICROS: i64 = 50_000;
+/// A second change of the table within this time is an error rather than a change.
+const REOPEN_PAUSE_MICROS: i64 = 5_000_000;
+/// Attempts of the last save.
+const LAST_SAVES: u32 = 5;
+/// Pause between them.
+const LAST_SAVE_PAUSE: Duration = Duration::from_millis(500);
+/// Settlements taken at once.
+const SETTLED_AT_ONCE: usize = 4_096;
+
+/// Why a source cannot go on by itself. The supervisor starts it again; it resumes from W.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log cannot be read.
+    #[error(transparent)]
+    Reader(#[from] reader::Error),
+    /// The table's columns do not fit the configuration.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    /// ScyllaDB does not tell its streams.
+    #[error(transparent)]
+    Generations(#[from] generations::Error),
+    /// The checkpoints cannot be read, or the first start cannot be saved.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// A read has panicked: a defect of the relay.
+    #[error("a read of the log has panicked; this is a defect, please report it")]
+    Panicked(#[source] JoinError),
+    /// The pipeline has ended before the source was told to.
+    #[error("events are not taken any more")]
+    Closed(#[from] Closed),
+}
+
+/// What a source needs.
+#[derive(Debug)]
+pub struct SourceContext<O> {
+    /// Session to the cluster, with the configured consistency.
+    pub session: Arc<Session>,
+    /// The outbox.
+    pub outbox: Arc<Outbox>,
+    /// The relay's configuration.
+    pub config: Arc<Config>,
+    /// Where changes go.
+    pub intake: O,
+    /// Where progress is kept; without it the source starts at `follow.start` and saves nothing.
+    pub checkpoints: Option<Arc<Store>>,
+    /// The relay's counters.
+    pub metrics: Arc<Metrics>,
+    /// Bounds the reads of all tables (`follow.concurrent_reads`).
+    pub reads: Arc<Semaphore>,
+    /// The relay's clock.
+    pub clock: Arc<Clock>,
+}
+
+/// Reads one outbox table.
+#[derive(Debug)]
+pub struct TableSource<O> {
+    context: SourceContext<O>,
+}
+
+impl<O: OpenIntake> TableSource<O> {
+    /// A source that has not begun.
+    pub fn new(context: SourceContext<O>) -> Self {
+        Self { context }
+    }
+
+    /// Reads until the phase is [`Phase::Finishing`]; then saves what is settled and returns.
+    ///
+    /// From [`Phase::Draining`] on nothing new is read. May be called again after an error: it
+    /// resumes from the last checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// Only what the source cannot get over by trying the same again.
+    pub async fn run(&self, mut phase: watch::Receiver<Phase>) -> Result<(), Error> {
+        let opening = Running::open(&self.context, phase.clone());
+        let mut running = tokio::select! {
+            running = opening => running?,
+            // Nothing was read, so there is nothing to save.
+            () = stopping(&mut phase) => return Ok(()),
+        };
+        running.run(phase).await
+    }
+}
+
+async fn stopping(phase: &mut watch::Receiver<Phase>) {
+    // A closed channel means that the runtime has ended: stop as well.
+    let _ = phase.wait_for(|phase| *phase > Phase::Running).await;
+}
+
+/// A finished read.
+struct Done<I> {
+    slot: u32,
+    epoch: u64,
+    intake: I,
+    read: Read,
+    outcome: Result<Ended, pass::Error>,
+}
+
+/// A finished save: what was to be saved, and what came of it.
+type SaveResult = (Vec<(u32, Saved)>, Result<(), checkpoint::Error>);
+
+type Timestamps = Result<Vec<i64>, generations::Error>;
+
+struct Running<'c, O: OpenIntake> {
+    context: &'c SourceContext<O>,
+    shared: Arc<Shared>,
+    settings: Settings,
+    idle_interval: i64,
+    reader: Arc<LogReader>,
+    prototype: O::Intake,
+    epoch: u64,
+    reopened_at: Option<i64>,
+    generations: Generations,
+    start: i64,
+    stored: HashMap<GroupKey, GroupCheckpoint>,
+    plan: Plan,
+    groups: Vec<Group<O::Intake>>,
+    due: BinaryHeap<Reverse<(i64, u32)>>,
+    reads: JoinSet<Done<O::Intake>>,
+    saves: JoinSet<SaveResult>,
+    settled: mpsc::UnboundedReceiver<Settled>,
+}
+
+impl<'c, O: OpenIntake> Running<'c, O> {
+    async fn open(
+        context: &'c SourceContext<O>,
+        phase: watch::Receiver<Phase>,
+    ) -> Result<Self, Error> {
+        let follow = &context.config.follow;
+        let reader = open_reader(context).await?;
+        let prototype = context.intake.open(&reader)?;
+        let table = context.outbox.table.clone();
+        let generations = Generations::of(Arc::clone(&context.session), table).await?;
+        let (start, stored) = resume(context, &reader).await?;
+        let (sender, settled) = mpsc::unbounded_channel();
+        let settings = Settings::new(follow);
+        let shared = Shared {
+            metrics: Arc::clone(&context.metrics),
+            reads: Arc::clone(&context.reads),
+            settled: sender,
+            phase,
+            tracked: AtomicUsize::new(0),
+            limit: follow.tracked_positions.get(),
+            late_window: settings.late_window,
+        };
+        let mut running = Self {
+            context,
+            shared: Arc::new(shared),
+            settings,
+            idle_interval: micros(context.config.checkpoint.idle_interval),
+            reader,
+            prototype,
+            epoch: 0,
+            reopened_at: None,
+            generations,
+            start,
+            stored,
+            plan: Plan::default(),
+            groups: Vec::new(),
+            due: BinaryHeap::new(),
+            reads: JoinSet::new(),
+            saves: JoinSet::new(),
+            settled,
+        };
+        let listed = running.generations.timestamps().await?;
+        running.update(&listed).await?;
+        tracing::info!(
+            table = %running.context.outbox.table,
+            generations = listed.len(),
+            groups = running.groups.len(),
+            "reading the log"
+        );
+        Ok(running)
+    }
+
+    async fn run(&mut self, mut phase: watch::Receiver<Phase>) -> Result<(), Error> {
+        let config = &self.context.config;
+        let mut save = ticker(config.checkpoint.interval);
+        let mut look = ticker(config.follow.generation_poll);
+        let mut looks: JoinSet<Timestamps> = JoinSet::new();
+        let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
+        let mut now_phase = *phase.borrow_and_update();
+        while now_phase < Phase::Finishing {
+            let wake = self.start_reads(now_phase);
+            tokio::select! {
+                changed = phase.changed() => {
+                    let ended = changed.is_err();
+                    now_phase = if ended { Phase::Finishing } else { *phase.borrow_and_update() };
+                }
+                _ = self.settled.recv_many(&mut settled, SETTLED_AT_ONCE) => self.settle(&mut settled),
+                Some(done) = self.reads.join_next() => self.done(done).await?,
+                () = tokio::time::sleep(wake) => {}
+                _ = save.tick() => self.start_save(),
+                Some(saved) = self.saves.join_next() => self.saved(saved),
+                _ = look.tick(), if looks.is_empty() => {
+                    let generations = self.generations.clone();
+                    looks.spawn(async move { generations.timestamps().await });
+                }
+                Some(listed) = looks.join_next() => self.looked(listed.map_err(Error::Panicked)?).await,
+            }
+        }
+        self.finish().await;
+        Ok(())
+    }
+
+    /// Starts what is due; gives back how long nothing else will be.
+    fn start_reads(&mut self, phase: Phase) -> Duration {
+        let idle = Duration::from_secs(3_600);
+        if phase > Phase::Running {
+            return idle;
+        }
+        while let Some(Reverse((at, slot))) = self.due.peek().copied() {
+            let now = self.context.clock.now();
+            if at > now.ticks {
+                return Duration::from_micros((at - now.ticks) as u64);
+            }
+            self.due.pop();
+            let group = &mut self.groups[slot as usize];
+            if group.due != Some(at) {
+                continue;
+            }
+            group.due = None;
+            let load = group.load(&self.shared);
+            match group.follower.next(now, load) {
+                Next::Read(read) => self.start_read(slot, read),
+                Next::At(ticks) => self.schedule(slot, ticks.max(now.ticks + 1)),
+                Next::AfterSettlement => {
+                    group.waiting = true;
+                    self.schedule(slot, now.ticks + RECHECK_MICROS);
+                }
+            }
+        }
+        idle
+    }
+
+    fn schedule(&mut self, slot: u32, ticks: i64) {
+        let group = &mut self.groups[slot as usize];
+        let readable = !group.reading && !group.closed;
+        if readable && self.plan.may_read(group.key.generation) {
+            group.due = Some(ticks);
+            self.due.push(Reverse((ticks, slot)));
+        }
+    }
+
+    fn start_read(&mut self, slot: u32, read: Read) {
+        let group = &mut self.groups[slot as usize];
+        group.reading = true;
+        group.waiting = false;
+        let epoch = self.epoch;
+        let intake = group.intake.take();
+        let mut pass = Pass {
+            shared: Arc::clone(&self.shared),
+            reader: Arc::clone(&self.reader),
+            slot,
+            streams: Arc::clone(&group.streams),
+            tracker: group.tracker.clone(),
+            intake: intake.unwrap_or_else(|| self.prototype.clone()),
+            read,
+            outcome: Outcome::default(),
+            cut_stream: None,
+        };
+        self.reads.spawn(async move {
+            let outcome = pass.run().await;
+            Done {
+                slot,
+                epoch,
+                intake: pass.intake,
+                read: pass.read,
+                outcome,
+            }
+        });
+    }
+
+    async fn done(&mut self, done: Result<Done<O::Intake>, JoinError>) -> Result<(), Error> {
+        let Done {
+            slot,
+            epoch,
+            intake,
+            read,
+            outcome,
+        } = done.map_err(Error::Panicked)?;
+        let now = self.context.clock.now();
+        let current = epoch == self.epoch;
+        let group = &mut self.groups[slot as usize];
+        group.reading = false;
+        group.intake = current.then_some(intake);
+        match outcome {
+            Ok(Ended::Complete(outcome)) => group.follower.completed(&read, outcome, now),
+            Ok(Ended::GivenUp) => group.follower.given_up(&read),
+            Ok(Ended::Stopped) => return Ok(()),
+            Err(pass::Error::Closed(closed)) => {
+                // At a stop the pipeline may end first.
+                let stopping = *self.shared.phase.borrow() > Phase::Running;
+                return if stopping { Ok(()) } else { Err(closed.into()) };
+            }
+            Err(pass::Error::Reader(error)) => {
+                group.follower.failed(now);
+                self.context.metrics.read_errors.add(1);
+                // An error of a reader that was replaced meanwhile says nothing of the new one.
+                if current && is_about_the_table(&error) {
+                    self.reopen(error, now.ticks).await?;
+                } else {
+                    tracing::warn!(
+                        table = %self.context.outbox.table,
+                        error = %crate::runtime::restart::Chain(&error),
+                        "a read of the log has failed and will be made again"
+                    );
+                }
+            }
+        }
+        self.moved(slot);
+        self.schedule(slot, now.ticks);
+        Ok(())
+    }
+
+    /// The table may have been altered: describe it and prepare the reads anew.
+    async fn reopen(&mut self, error: reader::Error, now: i64) -> Result<(), Error> {
+        if self
+            .reopened_at
+            .is_some_and(|at| now - at < REOPEN_PAUSE_MICROS)
+        {
+            return Err(error.into());
+        }
+        tracing::warn!(
+            table = %self.context.outbox.table,
+            error = %crate::runtime::restart::Chain(&error),
+            "the table may have been altered: describing it anew"
+        );
+        let reader = open_reader(self.context).await?;
+        self.prototype = self.context.intake.open(&reader)?;
+        self.reader = reader;
+        self.reopened_at = Some(self.context.clock.now().ticks);
+        self.epoch += 1;
+        for group in &mut self.groups {
+            group.intake = None;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, settled: &mut Vec<Settled>) {
+        let mut slots: Vec<u32> = Vec::new();
+        for Settled { group, row } in settled.drain(..) {
+            if let Some(found) = self.groups.get(group as usize) {
+                found.tracker.lock().settle(row);
+                slots.push(group);
+            }
+        }
+        slots.sort_unstable();
+        slots.dedup();
+        for slot in slots {
+            self.moved(slot);
+            if self.groups[slot as usize].waiting {
+                let now = self.context.clock.now().ticks;
+                self.schedule(slot, now);
+            }
+        }
+    }
+
+    /// Something was read or settled: W may move, and the group may have come to its end.
+    fn moved(&mut self, slot: u32) {
+        let group = &mut self.groups[slot as usize];
+        let pending = group.advance(&self.shared);
+        let generation = group.key.generation;
+        let Some(boundary) = self.plan.boundary(generation) else {
+            return;
+        };
+        if !group.drained && pending == 0 && !group.reading && group.follower.has_covered(boundary)
+        {
+            group.drained = true;
+            self.plan.drained(generation);
+            self.schedule_readable();
+        }
+        let group = &mut self.groups[slot as usize];
+        if group.drained && !group.closed && group.follower.watermark() >= boundary {
+            group.closed = true;
+            group.due = None;
+            self.plan.closed(generation);
+            if self.plan.is_closed(generation) {
+                tracing::info!(
+                    table = %self.context.outbox.table,
+                    generation,
+                    "a generation of streams is read to its end"
+                );
+            }
+        }
+    }
+
+    /// Starts the groups that wait for nothing any more.
+    fn schedule_readable(&mut self) {
+        let now = self.context.clock.now().ticks;
+        for slot in 0..self.groups.len() {
+            let group = &self.groups[slot];
+            if group.due.is_none() && !group.reading {
+                self.schedule(slot as u32, now);
+            }
+        }
+    }
+
+    async fn looked(&mut self, listed: Timestamps) {
+        let updated = match listed {
+            Ok(listed) => self.update(&listed).await,
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = updated {
+            tracing::warn!(
+                table = %self.context.outbox.table,
+                error = %crate::runtime::restart::Chain(&error),
+                "a look for new generations of streams has failed and will be repeated"
+            );
+        }
+    }
+
+    /// Takes up generations that are new.
+    async fn update(&mut self, listed: &[i64]) -> Result<(), Error> {
+        let ttl = self
+            .reader
+            .description()
+            .cdc
+            .as_ref()
+            .map_or(Duration::ZERO, |cdc| cdc.ttl);
+        let open = |generation: i64| {
+            let of = |(key, group): (&GroupKey, &GroupCheckpoint)| {
+                key.generation == generation && !group.closed
+            };
+            self.stored.iter().any(of)
+        };
+        let now = self.context.clock.now().wall;
+        let needed = plan::needed(listed, self.start, ttl, now, open);
+        let mut fresh = Vec::new();
+        for timestamp in needed {
+            if !self.plan.knows(timestamp) {
+                fresh.push((timestamp, self.generations.groups(timestamp).await?));
+            }
+        }
+        for (timestamp, groups) in fresh {
+            if groups.is_empty() {
+                continue;
+            }
+            self.add(timestamp, groups);
+        }
+        self.schedule_readable();
+        Ok(())
+    }
+
+    fn add(&mut self, timestamp: i64, groups: Vec<generations::StreamGroup>) {
+        let total = groups.len();
+        let watermark = plan::first_watermark(timestamp, self.start);
+        let mut closed = 0;
+        for group in groups {
+            let key = GroupKey {
+                generation: timestamp,
+                group: group.id.clone(),
+            };
+            let checkpoint = self.stored.remove(&key);
+            if checkpoint
+                .as_ref()
+                .is_some_and(|checkpoint| checkpoint.closed)
+            {
+                closed += 1;
+                continue;
+            }
+            let settings = self.settings.clone();
+            let checkpoint = checkpoint.as_ref();
+            let group = Group::new(
+                timestamp,
+                group,
+                checkpoint,
+                watermark,
+                settings,
+                &self.shared,
+            );
+            self.groups.push(group);
+        }
+        self.plan.add(timestamp, total, closed);
+        tracing::info!(
+            table = %self.context.outbox.table,
+            generation = timestamp,
+            groups = total,
+            "a generation of streams is taken up"
+        );
+    }
+
+    /// What has to be saved.
+    fn unsaved(&self, last: bool) -> (Vec<GroupCheckpoint>, Vec<(u32, Saved)>) {
+        let now = self.context.clock.now().ticks;
+        let groups = self.groups.iter().zip(0..);
+        groups
+            .filter_map(|(group, slot)| {
+                let (checkpoint, saved) = group.checkpoint(now, self.idle_interval, last)?;
+                Some((checkpoint, (slot, saved)))
+            })
+            .unzip()
+    }
+
+    fn start_save(&mut self) {
+        let Some(store) = self.context.checkpoints.clone() else {
+            return;
+        };
+        if !self.saves.is_empty() {
+            return;
+        }
+        let (groups, states) = self.unsaved(false);
+        if groups.is_empty() {
+            return;
+        }
+        let table = self.context.outbox.table.clone();
+        self.saves.spawn(async move {
+            let result = store.save(&table, &groups).await;
+            (states, result)
+        });
+    }
+
+    fn saved(&mut self, saved: Result<SaveResult, JoinError>) {
+        match saved {
+            Ok((states, Ok(()))) => {
+                self.context.metrics.checkpoints.add(states.len() as u64);
+                for (slot, state) in states {
+                    self.groups[slot as usize].saved = Some(state);
+                }
+            }
+            Ok((_, Err(error))) => self.save_failed(&error),
+            Err(error) => self.save_failed(&error),
+        }
+    }
+
+    fn save_failed(&self, error: &(dyn std::error::Error + 'static)) {
+        self.context.metrics.checkpoint_errors.add(1);
+        tracing::warn!(
+            table = %self.context.outbox.table,
+            error = %crate::runtime::restart::Chain(error),
+            "checkpoints were not saved; they will be with the next ones"
+        );
+    }
+
+    /// Takes what is left of reads and settlements, and saves everything that is settled.
+    async fn finish(&mut self) {
+        // The pipeline has ended, so a read that still hands on fails at once; one that waits for
+        // the database is given up.
+        self.reads.abort_all();
+        while self.reads.join_next().await.is_some() {}
+        while let Some(saved) = self.saves.join_next().await {
+            self.saved(saved);
+        }
+        let mut settled = Vec::new();
+        while let Ok(one) = self.settled.try_recv() {
+            settled.push(one);
+        }
+        self.settle(&mut settled);
+        let Some(store) = self.context.checkpoints.clone() else {
+            return;
+        };
+        for attempt in 1..=LAST_SAVES {
+            let (groups, states) = self.unsaved(true);
+            let Err(error) = store.save(&self.context.outbox.table, &groups).await else {
+                self.saved(Ok((states, Ok(()))));
+                return;
+            };
+            self.save_failed(&error);
+            if attempt == LAST_SAVES {
+                tracing::error!(
+                    table = %self.context.outbox.table,
+                    "the last checkpoint was not saved: events since the one before will be \
+                     published again"
+                );
+            } else {
+                tokio::time::sleep(LAST_SAVE_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A ticker whose first tick comes after one period.
+fn ticker(period: Duration) -> tokio::time::Interval {
+    let period = period.max(Duration::from_millis(1));
+    let mut ticker = interval_at(Instant::now() + period, period);
+    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticker
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+async fn open_reader<O>(context: &SourceContext<O>) -> Result<Arc<LogReader>, reader::Error> {
+    let page_rows = i32::try_from(context.config.follow.page_rows.get()).unwrap_or(i32::MAX);
+    let session = Arc::clone(&context.session);
+    let reader = LogReader::open(session, &context.outbox, page_rows).await?;
+    Ok(Arc::new(reader))
+}
+
+type Stored = HashMap<GroupKey, GroupCheckpoint>;
+
+/// Where to begin: the first start (saved at once if this is it) and the checkpoints.
+async fn resume<O>(context: &SourceContext<O>, reader: &LogReader) -> Result<(i64, Stored), Error> {
+    let now = context.clock.now().wall;
+    let ttl = reader
+        .description()
+        .cdc
+        .as_ref()
+        .map_or(Duration::ZERO, |cdc| cdc.ttl);
+    let first = match context.config.follow.start {
+        Start::Earliest if ttl.is_zero() => 0,
+        Start::Earliest => now.saturating_sub(micros(ttl)),
+        Start::Latest => now,
+        Start::At(time) => time,
+    };
+    let Some(store) = &context.checkpoints else {
+        return Ok((first, Stored::new()));
+    };
+    let table = &context.outbox.table;
+    let loaded = store.load(table).await?;
+    let start = if let Some(start) = loaded.start {
+        start
+    } else {
+        store.save_start(table, first).await?;
+        first
+    };
+    let stored = loaded
+        .groups
+        .into_iter()
+        .map(|group| (group.key.clone(), group));
+    Ok((start, stored.collect()))
+}
+
+/// Whether an error may come from an altered, dropped or forbidden table, so that the same read
+/// will not succeed.
+fn is_about_the_table(error: &reader::Error) -> bool {
+    match error {
+        reader::Error::Describe(_) => false,
+        reader::Error::NoTable(_)
+        | reader::Error::CdcOff(_)
+        | reader::Error::LogColumn { .. }
+        | reader::Error::Prepare { .. }
+        | reader::Error::Page { .. } => true,
+        reader::Error::Read { source, .. } => match source.as_ref() {
+            ExecutionError::BadQuery(_) | ExecutionError::PrepareError(_) => true,
+            ExecutionError::LastAttemptError(error) => matches!(
+                error,
+                RequestAttemptError::RepreparedIdChanged { .. }
+                    | RequestAttemptError::CqlResultParseError(_)
+                    | RequestAttemptError::DbError(
+                        DbError::Invalid
+                            | DbError::SyntaxError
+                            | DbError::ConfigError
+                            | DbError::Unauthorized,
+                        _,
+                    )
+            ),
+            _ => false,
+        },
+    }
+}
