@@ -468,13 +468,14 @@ mod intake {
         assert_eq!(settled, [0, 1, 2, 5]);
         assert_eq!(relay.topic()["k"], [0, 5]);
         let metrics = &relay.metrics;
-        let counted = [&metrics.events, &metrics.skipped, &metrics.undecodable].map(|v| v.get());
+        let counted = [&metrics.events, &metrics.skipped, &metrics.undecodable]
+            .map(crate::telemetry::metrics::Value::get);
         assert_eq!(counted, [2, 2, 2]);
         let skips = [
             &metrics.skipped_updates,
             &metrics.skipped_deletes,
             &metrics.skipped_images,
         ];
-        assert_eq!(skips.map(|v| v.get()), [1, 1, 0]);
+        assert_eq!(skips.map(crate::telemetry::metrics::Value::get), [1, 1, 0]);
     }
 }

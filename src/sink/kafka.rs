@@ -232,3 +232,6 @@ impl ProducerContext for Context {
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("tokens travel through librdkafka as pointers: a 64-bit target is needed");
+
+#[cfg(test)]
+mod tests;
