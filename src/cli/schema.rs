@@ -1,0 +1,161 @@
+//! `outbox-relay schema`: the CQL of the relay's own tables and of the configured outbox tables.
+//!
+//! Invariant: `--apply` creates what is missing and changes nothing that exists.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+use outbox_writer::{DdlOptions, Layout};
+use scylla::client::session::Session;
+use serde::Serialize;
+
+use super::OutputFormat;
+use crate::checkpoint;
+use crate::config::{Columns, Config, TableName};
+use crate::scylla as cluster;
+
+/// Copies of the data when nobody says how many, if there are as many nodes.
+const REPLICATION_FACTOR: usize = 3;
+
+/// Arguments of `schema`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Examples:\n  outbox-relay schema --config relay.yaml\n  \
+                  outbox-relay schema --apply --config relay.yaml"
+)]
+pub struct Args {
+    /// Create what is missing; without it the CQL is printed and nothing is contacted.
+    #[arg(long)]
+    pub apply: bool,
+    /// Copies of the data of a keyspace that is created, in each datacenter [default: 3, or the
+    /// number of nodes if there are fewer].
+    #[arg(long, value_name = "N")]
+    pub replication_factor: Option<usize>,
+    /// Form of the output.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+/// One keyspace or table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Item {
+    name: String,
+    cql: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<State>,
+}
+
+/// What `--apply` found or did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Exists,
+    Created,
+}
+
+/// Prints the schema, or creates what is missing of it.
+pub async fn run(config: &Config, args: &Args) -> Result<()> {
+    let items = if args.apply {
+        let session = cluster::connect(&config.scylla).await?;
+        apply(&session, config, args.replication_factor).await?
+    } else {
+        items(config, args.replication_factor.unwrap_or(REPLICATION_FACTOR))?
+    };
+    match args.output {
+        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&items)?),
+        OutputFormat::Text => items.iter().for_each(print),
+    }
+    Ok(())
+}
+
+/// Creates what is missing for `config`; a keyspace gets `replication_factor` copies.
+pub(super) async fn create_missing(
+    session: &Session,
+    config: &Config,
+    replication_factor: Option<usize>,
+) -> Result<()> {
+    apply(session, config, replication_factor).await.map(drop)
+}
+
+fn print(item: &Item) {
+    match item.state {
+        None => println!("{};\n", item.cql),
+        Some(State::Exists) => println!("exists   {}", item.name),
+        Some(State::Created) => println!("created  {}", item.name),
+    }
+}
+
+async fn apply(
+    session: &Session,
+    config: &Config,
+    replication_factor: Option<usize>,
+) -> Result<Vec<Item>> {
+    let nodes = session.get_cluster_state().get_nodes_info().len().max(1);
+    let copies = replication_factor.unwrap_or(REPLICATION_FACTOR.min(nodes));
+    let mut items = items(config, copies)?;
+    for item in &mut items {
+        item.state = Some(match exists(session, &item.name).await? {
+            true => State::Exists,
+            false => {
+                let created = session.query_unpaged(item.cql.as_str(), ()).await;
+                created.with_context(|| format!("create {}", item.name))?;
+                State::Created
+            }
+        });
+    }
+    session.await_schema_agreement().await.context("wait until all nodes agree on the schema")?;
+    Ok(items)
+}
+
+async fn exists(session: &Session, name: &str) -> Result<bool> {
+    Ok(match name.split_once('.') {
+        None => cluster::keyspace_exists(session, name).await?,
+        Some((keyspace, table)) => {
+            let table = TableName { keyspace: keyspace.to_owned(), table: table.to_owned() };
+            cluster::describe_table(session, &table).await?.is_some()
+        }
+    })
+}
+
+/// Keyspaces first, then the tables in them.
+fn items(config: &Config, copies: usize) -> Result<Vec<Item>> {
+    let own = &config.scylla.keyspace;
+    let outboxes = config.outboxes.iter().map(|outbox| &outbox.table.keyspace);
+    let keyspaces: BTreeSet<&String> = std::iter::once(own).chain(outboxes).collect();
+    let mut items: Vec<Item> = keyspaces.into_iter().map(|name| keyspace(name, copies)).collect();
+    let tables = ["checkpoints", "sources"];
+    for (table, cql) in tables.into_iter().zip(checkpoint::ddl(own)) {
+        items.push(Item { name: format!("{own}.{table}"), cql, state: None });
+    }
+    for outbox in &config.outboxes {
+        let name = outbox.table.to_string();
+        let options = DdlOptions { layout: layout(&outbox.columns), ..DdlOptions::default() };
+        let cql = outbox_writer::ddl(&name, &options)
+            .with_context(|| format!("the CQL of outbox table {name}"))?;
+        items.push(Item { name, cql, state: None });
+    }
+    Ok(items)
+}
+
+fn keyspace(name: &str, copies: usize) -> Item {
+    let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+    let cql = format!(
+        "CREATE KEYSPACE IF NOT EXISTS {quoted} WITH replication = \
+         {{'class': 'NetworkTopologyStrategy', 'replication_factor': {copies}}}"
+    );
+    Item { name: name.to_owned(), cql, state: None }
+}
+
+/// The writer library's words for the relay's column mapping.
+fn layout(columns: &Columns) -> Layout {
+    Layout {
+        id: columns.id.clone(),
+        aggregate_id: columns.key.clone(),
+        payload: columns.payload.clone(),
+        aggregate_type: columns.aggregate_type.clone(),
+        event_type: columns.event_type.clone(),
+        content_type: columns.content_type.clone(),
+        headers: columns.headers.clone(),
+        created_at: columns.created_at.clone(),
+    }
+}
