@@ -17,6 +17,8 @@ use crate::event::TableId;
 use crate::pipeline::{self, Handle, Pipeline};
 use crate::scylla as cluster;
 use crate::sink::{KafkaSink, OpenError};
+use crate::source::clock::Clock;
+use crate::source::intake::Publish;
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
 
@@ -100,7 +102,11 @@ pub async fn run(
         pipeline::new(&config, Box::new(sink), metrics).map_err(Error::Producer)?;
 
     let (phase, phases) = watch::channel(Phase::Running);
-    let mut relay = Relay { tasks: JoinSet::new(), phase, summary: Summary::default() };
+    let mut relay = Relay {
+        tasks: JoinSet::new(),
+        phase,
+        summary: Summary::default(),
+    };
     relay.start_pipeline(pipeline, phases.clone());
     relay.start_sources(&config, &hooks, &session, &store, &handle, &phases);
     drop((handle, phases));
@@ -129,7 +135,8 @@ struct Relay {
 
 impl Relay {
     fn start_pipeline(&mut self, pipeline: Pipeline, phases: watch::Receiver<Phase>) {
-        self.tasks.spawn(async move { Ended::Pipeline(pipeline.run(phases).await) });
+        self.tasks
+            .spawn(async move { Ended::Pipeline(pipeline.run(phases).await) });
     }
 
     fn start_sources(
@@ -142,21 +149,29 @@ impl Relay {
         phases: &watch::Receiver<Phase>,
     ) {
         let reads = Arc::new(Semaphore::new(config.follow.concurrent_reads.get()));
+        let clock = Arc::new(Clock::default());
         for (index, outbox) in config.outboxes.iter().enumerate() {
-            let context = SourceContext {
-                session: Arc::clone(session),
+            let outbox = Arc::new(outbox.clone());
+            let what = format!("the source of {}", outbox.table);
+            let intake = Publish {
                 table: TableId(index as u16),
-                outbox: Arc::new(outbox.clone()),
+                outbox: Arc::clone(&outbox),
+                handle: handle.clone(),
+                metrics: Arc::clone(&hooks.metrics),
+            };
+            let source = TableSource::new(SourceContext {
+                session: Arc::clone(session),
+                outbox,
                 config: Arc::clone(config),
-                pipeline: handle.clone(),
-                checkpoints: Arc::clone(store),
+                intake,
+                checkpoints: Some(Arc::clone(store)),
                 metrics: Arc::clone(&hooks.metrics),
                 reads: Arc::clone(&reads),
-            };
+                clock: Arc::clone(&clock),
+            });
             let phases = phases.clone();
             self.tasks.spawn(async move {
-                let what = format!("the source of {}", context.outbox.table);
-                let run = || TableSource::new(context.clone()).run(phases.clone());
+                let run = || source.run(phases.clone());
                 let checkpointed = restart::until_stopped(&what, phases.clone(), run).await;
                 Ended::Source { checkpointed }
             });
