@@ -198,6 +198,30 @@ async fn schema_changes_are_pushed_to_those_who_registered() {
     for text in ["SCHEMA_CHANGE", "CREATED", "KEYSPACE", "ks"] {
         assert!(event.contains(text), "{text}");
     }
+    // A table with CDC is two tables.
+    for (statement, kind) in [
+        (
+            "CREATE TABLE ks.t (a int PRIMARY KEY) WITH cdc = {'enabled': true}",
+            "CREATED",
+        ),
+        ("ALTER TABLE ks.t ADD b int", "UPDATED"),
+        ("DROP TABLE ks.t", "DROPPED"),
+    ] {
+        assert_eq!(
+            other.ask(0x07, &query(statement)).await.opcode,
+            RESULT,
+            "{statement}"
+        );
+        let (base, log) = (registered.receive().await, registered.receive().await);
+        assert!(
+            base.contains(kind) && !base.contains("t_scylla_cdc_log"),
+            "{statement}"
+        );
+        assert!(
+            log.contains(kind) && log.contains("t_scylla_cdc_log"),
+            "{statement}"
+        );
+    }
 }
 
 #[tokio::test]

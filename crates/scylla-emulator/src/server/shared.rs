@@ -1,6 +1,6 @@
 //! What the connections share.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -8,8 +8,9 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::MAX_PREPARED;
+use crate::cdc::log_name;
 use crate::cluster::Topology;
-use crate::engine::{Engine, Outcome, Prepared};
+use crate::engine::{Engine, Outcome, Prepared, SchemaChange, SchemaChangeKind, SchemaTarget};
 use crate::error::Error;
 use crate::protocol::event::Event;
 
@@ -86,6 +87,8 @@ pub(super) struct Shared {
     pub(super) credentials: Option<(String, String)>,
     prepared: RwLock<HashMap<Bytes, Arc<Prepared>>>,
     events: broadcast::Sender<Event>,
+    /// Log tables (keyspace, name) that clients have been told of.
+    logs: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -111,6 +114,7 @@ impl Shared {
             credentials,
             prepared: RwLock::default(),
             events,
+            logs: Mutex::default(),
         }
     }
 
@@ -144,10 +148,45 @@ impl Shared {
         self.events.subscribe()
     }
 
-    /// Tells registered connections of a schema change, if the outcome is one.
+    /// Tells registered connections of a schema change, if the outcome is one: of the table's, and of its CDC log's.
     pub(super) fn announce(&self, outcome: &Outcome) {
-        if let Outcome::SchemaChange(change) = outcome {
-            self.send_event(Event::Schema(change.clone()));
+        let Outcome::SchemaChange(change) = outcome else {
+            return;
+        };
+        self.send_event(Event::Schema(change.clone()));
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        match &change.target {
+            SchemaTarget::Table(base) => {
+                let name = log_name(base);
+                let exists = self
+                    .engine
+                    .catalog()
+                    .table(&change.keyspace, &name)
+                    .is_some();
+                let key = (change.keyspace.clone(), name.clone());
+                let known = if exists {
+                    !logs.insert(key)
+                } else {
+                    logs.remove(&key)
+                };
+                let kind = match (known, exists) {
+                    (false, true) => SchemaChangeKind::Created,
+                    (true, true) => SchemaChangeKind::Updated,
+                    (true, false) => SchemaChangeKind::Dropped,
+                    (false, false) => return,
+                };
+                let target = SchemaTarget::Table(name);
+                let keyspace = change.keyspace.clone();
+                self.send_event(Event::Schema(SchemaChange {
+                    kind,
+                    keyspace,
+                    target,
+                }));
+            }
+            SchemaTarget::Keyspace if change.kind == SchemaChangeKind::Dropped => {
+                logs.retain(|(keyspace, _)| *keyspace != change.keyspace);
+            }
+            SchemaTarget::Keyspace | SchemaTarget::Type(_) => {}
         }
     }
 
