@@ -4,7 +4,8 @@
 //! 1. All checks come before anything is sent; a batch that fails one is never sent.
 //! 2. One *logged* batch carries one client-side timestamp, above that of every earlier batch of
 //!    this process.
-//! 3. Executing a [`PreparedBatch`] again writes the same ids, values and timestamp.
+//! 3. Executing a [`PreparedBatch`] again writes the same ids and values; and the same timestamp
+//!    once an attempt may have been written.
 //! 4. No two events of a batch share an id; in a table clustered by the id, the ids of one
 //!    aggregate sort in the order of addition.
 //!
@@ -117,6 +118,7 @@ impl Batch {
             batch,
             values: content.values,
             event_ids: content.event_ids,
+            open: false,
         })
     }
 
@@ -305,28 +307,47 @@ pub struct PreparedBatch {
     batch: CqlBatch,
     values: Vec<Cells>,
     event_ids: Vec<Uuid>,
+    /// Whether some attempt may have written the batch: then the timestamp stays.
+    open: bool,
 }
 
 impl PreparedBatch {
     /// Writes the batch.
     ///
-    /// The first call chooses the timestamp; a later call writes the same ids, values and
+    /// As soon as a call may have written the batch, later calls write the same ids, values and
     /// timestamp. After an error for which [`Error::may_have_been_written`] is true, call it again
     /// soon, within the relay's late window: the relay recognizes the event by its id there, so
-    /// that it is published once.
+    /// that it is published once. After a certain refusal a later call takes a new timestamp.
+    ///
+    /// ScyllaDB refuses a timestamp from before the streams of its log changed, which can hit a
+    /// batch that is under way just then; it is then sent once more with a new timestamp.
     ///
     /// Cancel safety: a call that is dropped midway may or may not have written the batch, as after
     /// a timeout; call it again.
     pub async fn execute(&mut self, session: &Session) -> Result<Receipt, Error> {
-        let timestamp_micros = self
-            .batch
-            .get_timestamp()
-            .unwrap_or_else(clock::batch_timestamp);
+        match self.attempt(session).await {
+            Err(error) if !self.open && error.is_of_an_earlier_generation() => {
+                self.attempt(session).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn attempt(&mut self, session: &Session) -> Result<Receipt, Error> {
+        let was_open = self.open;
+        let timestamp_micros = match self.batch.get_timestamp() {
+            Some(timestamp) if was_open => timestamp,
+            _ => clock::batch_timestamp(),
+        };
         self.batch.set_timestamp(Some(timestamp_micros));
-        session
-            .batch(&self.batch, &self.values)
-            .await
-            .map_err(|source| Error::Execute(Box::new(source)))?;
+        // From here on the batch may have been written, also if this call is dropped.
+        self.open = true;
+        let outcome = session.batch(&self.batch, &self.values).await;
+        if let Err(source) = outcome {
+            let error = Error::Execute(Box::new(source));
+            self.open = was_open || error.may_have_been_written();
+            return Err(error);
+        }
         Ok(Receipt {
             event_ids: self.event_ids.clone(),
             timestamp_micros,
@@ -338,7 +359,7 @@ impl PreparedBatch {
         &self.event_ids
     }
 
-    /// The timestamp in microseconds since the Unix epoch, once it has been chosen.
+    /// The timestamp of the last attempt in microseconds since the Unix epoch.
     pub fn timestamp_micros(&self) -> Option<i64> {
         self.batch.get_timestamp()
     }

@@ -286,6 +286,22 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether ScyllaDB refused the timestamp because the streams of its CDC log have changed since.
+    ///
+    /// It has no error code of its own for this, only the text.
+    pub(crate) fn is_of_an_earlier_generation(&self) -> bool {
+        let Self::Execute(source) = self else {
+            return false;
+        };
+        match source.as_ref() {
+            ExecutionError::LastAttemptError(RequestAttemptError::DbError(
+                DbError::Invalid,
+                text,
+            )) => text.contains("cdc:") && text.contains("earlier generation"),
+            _ => false,
+        }
+    }
 }
 
 /// Everything that is not a certain refusal counts as open.
@@ -355,6 +371,20 @@ mod tests {
         assert!(db(DbError::ServerError).may_have_been_written());
         let client = ExecutionError::RequestTimeout(Duration::from_secs(1));
         assert!(Error::Execute(Box::new(client)).may_have_been_written());
+    }
+
+    #[test]
+    fn a_change_of_streams_is_told_by_its_text() {
+        let invalid = |text: &str| {
+            Error::Execute(Box::new(ExecutionError::LastAttemptError(
+                RequestAttemptError::DbError(DbError::Invalid, text.to_owned()),
+            )))
+        };
+        let text = "cdc: attempted to get a stream from an earlier generation than the currently \
+                    used one. With CDC you cannot send writes with timestamps too far into the past";
+        assert!(invalid(text).is_of_an_earlier_generation());
+        assert!(!invalid("Unknown identifier").is_of_an_earlier_generation());
+        assert!(!Error::NoEvent.is_of_an_earlier_generation());
     }
 
     #[test]
