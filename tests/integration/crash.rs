@@ -14,6 +14,19 @@ const KILLS: usize = 10;
 /// write itself on a machine that is busy with tests.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(2);
 
+/// A step of the time that a relay lives at least, between none and three of them.
+const LIFE: Duration = Duration::from_millis(700);
+
+/// Events of 200 keys. The writers may be as far ahead as a batch of them is long, so that they
+/// come to their end although the relay is killed in between.
+fn plan(events: usize) -> Plan {
+    Plan {
+        events,
+        keys: 200,
+        ahead: 1_000,
+    }
+}
+
 /// A killed relay's end.
 struct Kill {
     at: Instant,
@@ -28,28 +41,30 @@ async fn sigkill_in_the_middle_ten_times() -> Result<()> {
         return Ok(());
     };
     let bench = Bench::new(&broker.bootstrap).await?;
-    let plan = Plan {
-        events: 6_600,
-        keys: 200,
-        ahead: 500,
-    };
-    let kills = async {
-        let mut kills = Vec::new();
-        for kill in 1..=KILLS {
-            let relay = bench.relay.start().await?;
-            bench.arrived(kill * plan.events / (KILLS + 1)).await?;
+    let mut kills = Vec::new();
+    for kill in 1..=KILLS {
+        let relay = bench.relay.start().await?;
+        let started = Instant::now();
+        // Some die before their first checkpoint, some after their second.
+        let life = LIFE * (kill % 4) as u32;
+        while started.elapsed() < life {
+            bench.write_and_arrive(plan(100)).await?;
+        }
+        let before = bench.traffic.written().len();
+        let writing = bench.traffic.write(plan(600), bench.collector.progress());
+        let killing = async {
+            bench.arrived(before + 100).await?;
             let at = Instant::now();
             relay.kill().await?;
             let records = bench.collector.all().await?.len();
-            kills.push(Kill { at, records });
-        }
-        let relay = bench.relay.start().await?;
-        bench.arrived(plan.events).await?;
-        relay.stop().await?;
-        Ok(kills)
-    };
-    let writing = bench.traffic.write(plan, bench.collector.progress());
-    let (kills, ()) = tokio::try_join!(kills, writing)?;
+            anyhow::Ok(Kill { at, records })
+        };
+        let ((), kill) = tokio::try_join!(writing, killing)?;
+        kills.push(kill);
+    }
+    let relay = bench.relay.start().await?;
+    bench.write_and_arrive(plan(100)).await?;
+    relay.stop().await?;
     let records = bench.assert_delivered(case).await?;
     assert_duplicates_are_bounded(case, &records, &kills);
     Ok(())
@@ -67,10 +82,12 @@ fn assert_duplicates_are_bounded(case: &str, records: &[Record], kills: &[Kill])
     }
     assert_eq!(repeated[0], 0, "{case}: repeated before the first kill");
     for (kill, (repeated, number)) in kills.iter().zip(repeated[1..].iter().zip(1..)) {
-        let recent = records[..kill.records]
+        let recent: HashSet<String> = records[..kill.records]
             .iter()
             .filter(|record| record.arrived + CHECKPOINT_AGE >= kill.at)
-            .count();
+            .map(Record::id)
+            .collect();
+        let recent = recent.len();
         let bound = IN_FLIGHT + recent;
         say(&format!(
             "{case}: kill {number}: {repeated} repeated; {recent} published in the \

@@ -203,9 +203,11 @@ impl Inner {
             }
         };
         let text = |text: &str| text.as_bytes().to_vec();
-        let mut headers = BTreeMap::from([("type".to_owned(), text(event_type))]);
+        // The id is added when it is known; Debezium's preset sets no other header.
+        let mut headers = BTreeMap::new();
         let recommended = table == 0;
         let event = if recommended {
+            headers.insert("type".to_owned(), text(event_type));
             headers.insert("content-type".to_owned(), text(content_type));
             headers.insert("number".to_owned(), text(&number.to_string()));
             headers.insert("tenant".to_owned(), text("Müller & Söhne"));
