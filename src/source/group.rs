@@ -28,6 +28,10 @@ pub(super) struct Saved {
 }
 
 /// A stream group of a table.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four independent facts, each asked for by itself"
+)]
 pub(super) struct Group<I> {
     pub(super) key: GroupKey,
     pub(super) streams: Arc<[StreamID]>,

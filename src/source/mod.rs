@@ -25,6 +25,8 @@ pub mod intake;
 mod pass;
 pub mod plan;
 pub mod reader;
+#[cfg(test)]
+mod simulation;
 mod table;
 
 pub use group::PERIODIC_POSITIONS;
