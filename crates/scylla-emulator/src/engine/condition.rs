@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use super::filter::compare;
 use super::read::RowView;
-use super::restrict::compare;
 use super::term::{Bound, Expr, InExpr, Receiver, Scope, Typer};
 use crate::ast::{Condition, ConditionTest, Conditions, Operator};
 use crate::error::Error;
@@ -182,8 +182,9 @@ impl Test {
                     Bound::Value(wanted) => Some(wanted),
                 };
                 Ok(match (value, wanted, operator) {
-                    (None, None, Operator::Eq) => true,
-                    (Some(_), None, Operator::Ne) | (None, Some(_), Operator::Ne) => true,
+                    (None, None, Operator::Eq)
+                    | (Some(_), None, Operator::Ne)
+                    | (None, Some(_), Operator::Ne) => true,
                     (Some(value), Some(wanted), operator) => compare(&value, *operator, &wanted),
                     _ => false,
                 })

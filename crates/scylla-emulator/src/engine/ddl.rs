@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::api::{EngineConfig, Outcome, SchemaChange, SchemaChangeKind, SchemaTarget};
+use super::columns::{MAX_COLUMNS, drop_column, rename_column, table_columns};
 use super::options;
 use super::resolve::{self, keyspace_name};
 use crate::ast::{
@@ -19,9 +20,6 @@ use crate::types::{CqlType, timeuuid_from_parts};
 
 /// What is behind a base table's name in its log table's name.
 const LOG_SUFFIX: &str = "_scylla_cdc_log";
-
-/// Columns that a table may have.
-const MAX_COLUMNS: usize = 4096;
 
 /// The effect of a statement.
 pub(super) struct Change {
@@ -143,12 +141,12 @@ fn check_name(what: &str, name: &str) -> Result<(), Error> {
 
 type Changed = Option<SchemaChange>;
 
-fn changed(kind: SchemaChangeKind, keyspace: &str, target: SchemaTarget) -> Changed {
-    Some(SchemaChange {
+fn changed(kind: SchemaChangeKind, keyspace: &str, target: SchemaTarget) -> SchemaChange {
+    SchemaChange {
         kind,
         keyspace: keyspace.to_owned(),
         target,
-    })
+    }
 }
 
 struct Editor<'a> {
@@ -198,21 +196,21 @@ impl Editor<'_> {
         self.catalog
             .keyspaces
             .insert(name.to_owned(), Arc::new(keyspace));
-        Ok(changed(
+        Ok(Some(changed(
             SchemaChangeKind::Created,
             name,
             SchemaTarget::Keyspace,
-        ))
+        )))
     }
 
     fn alter_keyspace(&mut self, name: &str, properties: &Properties) -> Result<Changed, Error> {
         modifiable(name)?;
         options::keyspace(self.keyspace(name)?, properties)?;
-        Ok(changed(
+        Ok(Some(changed(
             SchemaChangeKind::Updated,
             name,
             SchemaTarget::Keyspace,
-        ))
+        )))
     }
 
     fn drop_keyspace(&mut self, name: &str, if_exists: bool) -> Result<Changed, Error> {
@@ -221,11 +219,11 @@ impl Editor<'_> {
             Some(keyspace) => {
                 self.emptied
                     .extend(keyspace.tables.values().map(|table| table.id));
-                Ok(changed(
+                Ok(Some(changed(
                     SchemaChangeKind::Dropped,
                     name,
                     SchemaTarget::Keyspace,
-                ))
+                )))
             }
             None if if_exists => Ok(None),
             None => Err(Error::config(format!(
@@ -252,11 +250,11 @@ impl Editor<'_> {
         let id = given_id.unwrap_or_else(|| time_uuid(self.config));
         let table = TableSchema::new(id, keyspace.clone(), name.clone(), columns, table_options);
         self.put_table(table, None)?;
-        Ok(changed(
+        Ok(Some(changed(
             SchemaChangeKind::Created,
             &keyspace,
             SchemaTarget::Table(name.clone()),
-        ))
+        )))
     }
 
     /// Stores a table, and its log table when CDC is on.
@@ -327,11 +325,11 @@ impl Editor<'_> {
         table.sort_columns();
         table.version = random_uuid(self.config);
         self.put_table(table, Some(&before))?;
-        Ok(changed(
+        Ok(Some(changed(
             SchemaChangeKind::Updated,
             &keyspace,
             SchemaTarget::Table(name.name.clone()),
-        ))
+        )))
     }
 
     fn add_column(&mut self, table: &mut TableSchema, column: &ColumnDef) -> Result<(), Error> {
@@ -399,11 +397,11 @@ impl Editor<'_> {
         let log = tables.remove(&format!("{table}{LOG_SUFFIX}"));
         self.emptied
             .extend(base.iter().chain(&log).map(|table| table.id));
-        Ok(changed(
+        Ok(Some(changed(
             SchemaChangeKind::Dropped,
             &keyspace,
             SchemaTarget::Table(table.clone()),
-        ))
+        )))
     }
 
     fn create_type(
@@ -441,7 +439,11 @@ impl Editor<'_> {
         };
         keyspace.types.insert(name.name.clone(), Arc::new(udt));
         let target = SchemaTarget::Type(name.name.clone());
-        Ok(changed(SchemaChangeKind::Created, &keyspace_name, target))
+        Ok(Some(changed(
+            SchemaChangeKind::Created,
+            &keyspace_name,
+            target,
+        )))
     }
 
     fn alter_type(&mut self, name: &Name, change: &TypeChange) -> Result<Changed, Error> {
@@ -477,7 +479,11 @@ impl Editor<'_> {
         }
         keyspace.types.insert(name.name.clone(), Arc::new(udt));
         let target = SchemaTarget::Type(name.name.clone());
-        Ok(changed(SchemaChangeKind::Updated, &keyspace_name, target))
+        Ok(Some(changed(
+            SchemaChangeKind::Updated,
+            &keyspace_name,
+            target,
+        )))
     }
 
     fn drop_type(&mut self, name: &Name, if_exists: bool) -> Result<Changed, Error> {
@@ -497,7 +503,11 @@ impl Editor<'_> {
         }
         self.keyspace(&keyspace_name)?.types.remove(&name.name);
         let target = SchemaTarget::Type(name.name.clone());
-        Ok(changed(SchemaChangeKind::Dropped, &keyspace_name, target))
+        Ok(Some(changed(
+            SchemaChangeKind::Dropped,
+            &keyspace_name,
+            target,
+        )))
     }
 
     /// Who uses a user type.
@@ -530,211 +540,4 @@ fn field_type(keyspace: &KeyspaceSchema, name: &TypeName) -> Result<CqlType, Err
         return Err(Error::invalid("A user type cannot contain counters"));
     }
     Ok(ty)
-}
-
-fn drop_column(table: &mut TableSchema, name: &str) -> Result<(), Error> {
-    let Some(column) = table.column(name) else {
-        return Err(Error::invalid(format!(
-            "Column {name} was not found in table {}",
-            table.name
-        )));
-    };
-    if matches!(
-        column.kind,
-        ColumnKind::PartitionKey | ColumnKind::Clustering
-    ) {
-        return Err(Error::invalid(format!(
-            "Cannot drop PRIMARY KEY part {name}"
-        )));
-    }
-    table.columns.retain(|column| column.name != name);
-    Ok(())
-}
-
-fn rename_column(table: &mut TableSchema, from: &str, to: &str) -> Result<(), Error> {
-    if table.column(to).is_some() {
-        return Err(Error::invalid(format!(
-            "Cannot rename column {from} to {to} in table {}; another column of that name already exist",
-            table.name
-        )));
-    }
-    let Some(column) = table.columns.iter_mut().find(|column| column.name == from) else {
-        return Err(Error::invalid(format!(
-            "Cannot rename unknown column {from} in table {}",
-            table.name
-        )));
-    };
-    if !matches!(
-        column.kind,
-        ColumnKind::PartitionKey | ColumnKind::Clustering
-    ) {
-        return Err(Error::invalid(format!(
-            "Cannot rename non PRIMARY KEY part {from}"
-        )));
-    }
-    to.clone_into(&mut column.name);
-    Ok(())
-}
-
-/// The columns of `CREATE TABLE`.
-fn table_columns(
-    keyspace: &KeyspaceSchema,
-    create: &CreateTable,
-) -> Result<Vec<ColumnSchema>, Error> {
-    if create.compact_storage {
-        return Err(Error::unsupported("COMPACT STORAGE"));
-    }
-    if create.columns.len() > MAX_COLUMNS {
-        return Err(Error::invalid("Too many columns"));
-    }
-    let inline: Vec<&String> = create
-        .columns
-        .iter()
-        .filter(|c| c.primary_key)
-        .map(|c| &c.name)
-        .collect();
-    if inline.len() + create.primary_keys.len() > 1 {
-        return Err(Error::invalid(
-            "Multiple PRIMARY KEYs specifed (exactly one required)",
-        ));
-    }
-    let (partition, clustering) = match (create.primary_keys.first(), inline.first()) {
-        (Some((partition, clustering)), _) => (partition.clone(), clustering.clone()),
-        (None, Some(only)) => (vec![(*only).clone()], Vec::new()),
-        (None, None) => {
-            return Err(Error::invalid(
-                "No PRIMARY KEY specifed (exactly one required)",
-            ));
-        }
-    };
-    let mut keys: Vec<&String> = partition.iter().chain(&clustering).collect();
-    keys.sort();
-    for pair in keys.windows(2) {
-        if pair[0] == pair[1] {
-            return Err(Error::invalid(format!(
-                "Duplicate column {} in PRIMARY KEY",
-                pair[0]
-            )));
-        }
-    }
-    if let Some(missing) = keys
-        .iter()
-        .find(|key| !create.columns.iter().any(|c| c.name == ***key))
-    {
-        return Err(Error::invalid(format!(
-            "Unknown definition {missing} referenced in PRIMARY KEY"
-        )));
-    }
-    let orders = clustering_orders(create, &clustering)?;
-    let mut columns: Vec<ColumnSchema> = Vec::with_capacity(create.columns.len());
-    for (def, id) in create.columns.iter().zip(0..) {
-        if columns.iter().any(|column| column.name == def.name) {
-            return Err(Error::invalid(format!(
-                "Multiple definition of identifier {}",
-                def.name
-            )));
-        }
-        let ty = resolve::cql_type(keyspace, &def.ty)?;
-        let place = |names: &[String]| names.iter().position(|name| *name == def.name);
-        let (kind, position) = match (place(&partition), place(&clustering)) {
-            (Some(at), _) => (ColumnKind::PartitionKey, at),
-            (None, Some(at)) => (ColumnKind::Clustering, at),
-            (None, None) if def.is_static => (ColumnKind::Static, 0),
-            (None, None) => (ColumnKind::Regular, 0),
-        };
-        check_column(def, &ty, kind, !clustering.is_empty())?;
-        let order = match kind {
-            ColumnKind::Clustering => orders[position],
-            _ => ClusteringOrder::Asc,
-        };
-        let name = def.name.clone();
-        columns.push(ColumnSchema {
-            id: ColumnId(id),
-            name,
-            ty,
-            kind,
-            position,
-            order,
-        });
-    }
-    check_counters(&columns)?;
-    Ok(columns)
-}
-
-fn check_column(
-    def: &ColumnDef,
-    ty: &CqlType,
-    kind: ColumnKind,
-    has_clustering: bool,
-) -> Result<(), Error> {
-    let name = &def.name;
-    if matches!(kind, ColumnKind::PartitionKey | ColumnKind::Clustering) {
-        if def.is_static {
-            return Err(Error::invalid(format!(
-                "Static column {name} cannot be part of the PRIMARY KEY"
-            )));
-        }
-        if ty.is_multi_cell() {
-            return Err(Error::invalid(format!(
-                "Invalid non-frozen collection type for PRIMARY KEY component {name}"
-            )));
-        }
-        if ty.contains_counter() {
-            return Err(Error::invalid(format!(
-                "counter type is not supported for PRIMARY KEY part {name}"
-            )));
-        }
-        if ty.contains_duration() {
-            return Err(Error::invalid(format!(
-                "duration type is not supported for PRIMARY KEY part {name}"
-            )));
-        }
-    }
-    if def.is_static && !has_clustering {
-        return Err(Error::invalid(
-            "Static columns are only useful (and thus allowed) if the table has at least one clustering column",
-        ));
-    }
-    Ok(())
-}
-
-fn check_counters(columns: &[ColumnSchema]) -> Result<(), Error> {
-    let values = || {
-        columns
-            .iter()
-            .filter(|c| matches!(c.kind, ColumnKind::Static | ColumnKind::Regular))
-    };
-    let counters = values()
-        .filter(|column| column.ty == CqlType::Counter)
-        .count();
-    if counters > 0 && counters < values().count() {
-        return Err(Error::invalid(
-            "Cannot mix counter and non counter columns in the same table",
-        ));
-    }
-    Ok(())
-}
-
-fn clustering_orders(
-    create: &CreateTable,
-    clustering: &[String],
-) -> Result<Vec<ClusteringOrder>, Error> {
-    let mut orders = vec![ClusteringOrder::Asc; clustering.len()];
-    for (at, (name, descending)) in create.clustering_order.iter().enumerate() {
-        if clustering.get(at) != Some(name) {
-            return Err(Error::invalid(
-                "The order of columns in the CLUSTERING ORDER directive must be the one of the clustering key",
-            ));
-        }
-        if *descending {
-            orders[at] = ClusteringOrder::Desc;
-        }
-    }
-    if !create.clustering_order.is_empty() && create.clustering_order.len() < clustering.len() {
-        return Err(Error::invalid(format!(
-            "Missing CLUSTERING ORDER for column {}",
-            clustering[create.clustering_order.len()]
-        )));
-    }
-    Ok(orders)
 }

@@ -8,8 +8,10 @@
 
 mod api;
 mod cas;
+mod columns;
 mod condition;
 mod ddl;
+mod filter;
 mod literal;
 mod modify;
 mod options;
@@ -115,25 +117,12 @@ impl Engine {
         }))
     }
 
-    /// The plan for the schema as it is now.
-    fn current_plan(&self, prepared: &Prepared, catalog: &Catalog) -> Result<Arc<Plan>, Error> {
-        let mut current = prepared.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.version != catalog.version {
-            let plan = Plan::new(catalog, &prepared.statement, prepared.keyspace.as_deref())?;
-            if plan.bind != prepared.bind || plan.result != prepared.result {
-                return Err(Error::unprepared(prepared.id.clone()));
-            }
-            *current = Arc::new(plan);
-        }
-        Ok(Arc::clone(&current))
-    }
-
     /// Executes a prepared statement. An `Unprepared` error means that the schema has changed so
     /// that the statement must be prepared again.
     pub fn execute(&self, prepared: &Prepared, params: &ExecuteParams) -> Result<Outcome, Error> {
         let keyspace = prepared.keyspace.as_deref();
         loop {
-            let plan = self.current_plan(prepared, &self.catalog())?;
+            let plan = prepared.current_plan(&self.catalog())?;
             let outcome = self.execute_plan(&plan, &prepared.statement, keyspace, params)?;
             if let Some(outcome) = outcome {
                 return Ok(outcome);
@@ -227,7 +216,7 @@ impl Engine {
                 StatementSource::Text(cql) => {
                     Arc::new(Plan::new(&catalog, &parser::parse(cql)?, keyspace)?)
                 }
-                StatementSource::Prepared(prepared) => self.current_plan(prepared, &catalog)?,
+                StatementSource::Prepared(prepared) => prepared.current_plan(&catalog)?,
             });
         }
         let mut scopes = Vec::with_capacity(statements.len());

@@ -1,11 +1,12 @@
 //! A statement checked against the schema.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::api::{BatchKind, ColumnSpec};
+use super::api::{BatchKind, ColumnSpec, Prepared};
 use super::cas::result_columns;
 use super::modify::{self, ModifyPlan};
 use super::resolve;
@@ -193,6 +194,22 @@ fn plan_batch(
         statements,
         timestamp,
     })
+}
+
+impl Prepared {
+    /// The plan for the schema as it is now; an error when values or results would look otherwise
+    /// than they did when the statement was prepared.
+    pub(super) fn current_plan(&self, catalog: &Catalog) -> Result<Arc<Plan>, Error> {
+        let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.version != catalog.version {
+            let plan = Plan::new(catalog, &self.statement, self.keyspace.as_deref())?;
+            if plan.bind != self.bind || plan.result != self.result {
+                return Err(Error::unprepared(self.id.clone()));
+            }
+            *current = Arc::new(plan);
+        }
+        Ok(Arc::clone(&current))
+    }
 }
 
 /// Sixteen bytes that keyspace and text determine.

@@ -5,9 +5,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use super::api::{EngineConfig, ExecuteParams, RowSet};
+use super::filter::BoundFilter;
 use super::paging::{self, PagingState};
 use super::read::{Cursor, Partitions, RowView, Step, Target, walk};
-use super::restrict::{BoundFilter, token_bound};
+use super::restrict::token_bound;
 use super::select::{Aggregate, Output, SelectPlan};
 use super::term::{Scope, token_of};
 use crate::error::Error;
@@ -27,7 +28,7 @@ pub(super) fn run(
 ) -> Result<RowSet, Error> {
     let mut query = Query::new(config, plan, scope, params)?;
     let Some(target) = target(config, plan, scope)? else {
-        query.finish_aggregate()?;
+        query.finish_aggregate();
         return Ok(query.result());
     };
     query.check_paging(&target)?;
@@ -41,7 +42,7 @@ pub(super) fn run(
         now_seconds,
         &mut |place, row| query.visit(place, row),
     )?;
-    query.finish_aggregate()?;
+    query.finish_aggregate();
     Ok(query.result())
 }
 
@@ -161,7 +162,11 @@ enum State {
         whole: i128,
         count: i64,
     },
-    First(Option<Option<Value>>),
+    /// The value in the group's first row, once there was one.
+    First {
+        seen: bool,
+        value: Option<Value>,
+    },
 }
 
 impl<'a> Query<'a> {
@@ -349,7 +354,7 @@ impl<'a> Query<'a> {
             .filter_map(|column| row.value(column).map(std::borrow::Cow::into_owned))
             .collect();
         if self.group.as_ref().is_some_and(|group| group.key != key) {
-            self.close_group()?;
+            self.close_group();
             if self.limit.is_some_and(|limit| self.groups >= limit) {
                 return Ok(Step::Stop);
             }
@@ -360,7 +365,7 @@ impl<'a> Query<'a> {
                 Output::CountRows => None,
                 Output::Aggregate(_, inner) => self.value(inner, row)?,
                 other => match state {
-                    State::First(Some(_)) => None,
+                    State::First { seen: true, .. } => None,
                     _ => self.value(other, row)?,
                 },
             };
@@ -379,27 +384,25 @@ impl<'a> Query<'a> {
         }
     }
 
-    fn close_group(&mut self) -> Result<(), Error> {
+    fn close_group(&mut self) {
         if let Some(group) = self.group.take() {
             let row = group.states.into_iter().map(State::finish);
             self.rows
                 .push(row.map(|value| value.map(|value| encode(&value))).collect());
             self.groups += 1;
         }
-        Ok(())
     }
 
-    fn finish_aggregate(&mut self) -> Result<(), Error> {
+    fn finish_aggregate(&mut self) {
         if !self.plan.aggregate {
-            return Ok(());
+            return;
         }
         if self.group.is_none() && self.plan.group_by.is_empty() {
             self.group = Some(self.new_group(Vec::new()));
         }
         if self.limit.is_none_or(|limit| self.groups < limit) {
-            self.close_group()?;
+            self.close_group();
         }
-        Ok(())
     }
 
     fn result(mut self) -> RowSet {
@@ -446,7 +449,10 @@ impl State {
                 whole: 0,
                 count: 0,
             },
-            _ => Self::First(None),
+            _ => Self::First {
+                seen: false,
+                value: None,
+            },
         }
     }
 
@@ -481,9 +487,10 @@ impl State {
                 }
                 *count += 1;
             }
-            Self::First(first) => {
-                if first.is_none() {
-                    *first = Some(value);
+            Self::First { seen, value: first } => {
+                if !*seen {
+                    *seen = true;
+                    *first = value;
                 }
             }
         }
@@ -493,7 +500,7 @@ impl State {
         match self {
             Self::Count(count) => Some(Value::BigInt(count)),
             Self::Best(best) => best,
-            Self::First(first) => first.flatten(),
+            Self::First { value, .. } => value,
             Self::Numbers {
                 average,
                 ty,

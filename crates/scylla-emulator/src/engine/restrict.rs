@@ -515,39 +515,7 @@ fn collect(
             into.filters.push(FilterTest::Entry(key, *operator, value));
         }
         Relation::Column(_, operator, term) => {
-            let receiver = match (operator, column.ty.peel()) {
-                (Operator::Contains, CqlType::List(element) | CqlType::Set(element)) => {
-                    Receiver::new(format!("value({})", column.name), (**element).clone())
-                }
-                (Operator::Contains, CqlType::Map(_, value)) => {
-                    Receiver::new(format!("value({})", column.name), (**value).clone())
-                }
-                (Operator::ContainsKey, CqlType::Map(key, _)) => {
-                    Receiver::new(format!("key({})", column.name), (**key).clone())
-                }
-                (Operator::Contains | Operator::ContainsKey, _) => {
-                    return Err(Error::invalid(format!(
-                        "Cannot use {operator} on non-collection column {}",
-                        column.name
-                    )));
-                }
-                (Operator::Like, _) => return Err(Error::unsupported("LIKE")),
-                (Operator::Ne, _) => {
-                    return Err(Error::invalid(format!(
-                        "Unsupported \"!=\" relation: {} != {}",
-                        column.name, "?"
-                    )));
-                }
-                _ => receiver,
-            };
-            if column.ty.is_multi_cell()
-                && !matches!(operator, Operator::Contains | Operator::ContainsKey)
-            {
-                return Err(Error::invalid(format!(
-                    "Collection column '{}' ({}) cannot be restricted by a '{operator}' relation",
-                    column.name, column.ty
-                )));
-            }
+            let receiver = compared(column, *operator)?;
             let expr = typer.expr(term, &receiver)?;
             let side = |inclusive| {
                 Some(Side {
@@ -580,79 +548,41 @@ fn collect(
     Ok(())
 }
 
-/// A filter with its values.
-#[derive(Debug, Clone)]
-pub(super) struct BoundFilter {
-    pub(super) column: usize,
-    test: BoundTest,
-}
-
-#[derive(Debug, Clone)]
-enum BoundTest {
-    Compare(Operator, Value),
-    In(Vec<Value>),
-    Entry(Value, Operator, Value),
-}
-
-impl BoundFilter {
-    /// Evaluates a filter's values.
-    pub(super) fn new(
-        filter: &Filter,
-        scope: &Scope<'_>,
-        table: &TableSchema,
-    ) -> Result<Self, Error> {
-        let name = &table.columns[filter.column].name;
-        let test = match &filter.test {
-            FilterTest::Compare(operator, expr) => {
-                BoundTest::Compare(*operator, scope.key(expr, name)?)
-            }
-            FilterTest::In(values) => BoundTest::In(scope.in_values(values, name)?),
-            FilterTest::Entry(key, operator, value) => {
-                BoundTest::Entry(scope.key(key, name)?, *operator, scope.key(value, name)?)
-            }
-        };
-        Ok(Self {
-            column: filter.column,
-            test,
-        })
-    }
-
-    /// Whether a column's value passes; null never does.
-    pub(super) fn passes(&self, value: Option<&Value>) -> bool {
-        let Some(value) = value else { return false };
-        match &self.test {
-            BoundTest::Compare(operator, wanted) => compare(value, *operator, wanted),
-            BoundTest::In(wanted) => wanted.contains(value),
-            BoundTest::Entry(key, operator, wanted) => match value {
-                Value::Map(entries) => entries
-                    .iter()
-                    .any(|(found, value)| found == key && compare(value, *operator, wanted)),
-                _ => false,
-            },
+/// What a column is compared with by an operator.
+fn compared(column: &ColumnSchema, operator: Operator) -> Result<Receiver, Error> {
+    let receiver = match (operator, column.ty.peel()) {
+        (Operator::Contains, CqlType::List(element) | CqlType::Set(element)) => {
+            Receiver::new(format!("value({})", column.name), (**element).clone())
         }
+        (Operator::Contains, CqlType::Map(_, value)) => {
+            Receiver::new(format!("value({})", column.name), (**value).clone())
+        }
+        (Operator::ContainsKey, CqlType::Map(key, _)) => {
+            Receiver::new(format!("key({})", column.name), (**key).clone())
+        }
+        (Operator::Contains | Operator::ContainsKey, _) => {
+            return Err(Error::invalid(format!(
+                "Cannot use {operator} on non-collection column {}",
+                column.name
+            )));
+        }
+        (Operator::Like, _) => return Err(Error::unsupported("LIKE")),
+        (Operator::Ne, _) => {
+            return Err(Error::invalid(format!(
+                "Unsupported \"!=\" relation: {} != {}",
+                column.name, "?"
+            )));
+        }
+        _ => Receiver::new(column.name.clone(), column.ty.clone()),
+    };
+    if column.ty.is_multi_cell() && !matches!(operator, Operator::Contains | Operator::ContainsKey)
+    {
+        return Err(Error::invalid(format!(
+            "Collection column '{}' ({}) cannot be restricted by a '{operator}' relation",
+            column.name, column.ty
+        )));
     }
-}
-
-/// `value operator wanted`.
-pub(super) fn compare(value: &Value, operator: Operator, wanted: &Value) -> bool {
-    match operator {
-        Operator::Eq => value == wanted,
-        Operator::Ne => value != wanted,
-        Operator::Lt => value < wanted,
-        Operator::Le => value <= wanted,
-        Operator::Gt => value > wanted,
-        Operator::Ge => value >= wanted,
-        Operator::Contains => match value {
-            Value::List(elements) | Value::Set(elements) => elements.contains(wanted),
-            Value::Map(entries) => entries.iter().any(|(_, found)| found == wanted),
-            _ => false,
-        },
-        Operator::ContainsKey => match value {
-            Value::Map(entries) => entries.iter().any(|(key, _)| key == wanted),
-            _ => false,
-        },
-        Operator::Like => false,
-    }
+    Ok(receiver)
 }
 
 /// Evaluates one side of a token range.

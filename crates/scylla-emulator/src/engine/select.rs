@@ -16,6 +16,10 @@ const FILTERING: &str = "Cannot execute this query as it might involve data filt
 
 /// A planned `SELECT`.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a word of the statement"
+)]
 pub(super) struct SelectPlan {
     pub(super) table: Arc<TableSchema>,
     pub(super) columns: Arc<[ColumnSpec]>,

@@ -407,12 +407,11 @@ pub(super) fn combine(mutations: Vec<Mutation>) -> Vec<Mutation> {
             mutation.key_bytes.clone(),
             mutation.timestamp_micros,
         );
-        match known.get(&place) {
-            Some(at) => combined[*at].changes.extend(mutation.changes),
-            None => {
-                known.insert(place, combined.len());
-                combined.push(mutation);
-            }
+        if let Some(at) = known.get(&place) {
+            combined[*at].changes.extend(mutation.changes);
+        } else {
+            known.insert(place, combined.len());
+            combined.push(mutation);
         }
     }
     combined

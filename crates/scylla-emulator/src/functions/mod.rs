@@ -196,7 +196,11 @@ fn from_blob(argument: &Value, ty: &CqlType) -> Result<Value, Error> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 fn cast(argument: &Value, ty: &CqlType) -> Result<Value, Error> {

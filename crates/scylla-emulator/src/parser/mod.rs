@@ -10,6 +10,8 @@ mod lexer;
 mod modify;
 mod select;
 mod terms;
+#[cfg(test)]
+mod tests;
 
 use winnow::combinator::{alt, opt, separated};
 use winnow::error::ParserError;

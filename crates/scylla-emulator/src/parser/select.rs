@@ -5,7 +5,7 @@ use winnow::error::ParserError;
 use winnow::prelude::*;
 
 use super::terms::{term, type_name, where_clause};
-use super::{Failure, Parsed, Tokens, ident, kw, kws, list1, name, sign};
+use super::{Failure, MAX_DEPTH, Parsed, Tokens, ident, kw, kws, list1, name, sign};
 use crate::ast::{Name, Select, SelectItem, Selector, Statement};
 
 pub(super) fn select(input: &mut Tokens<'_>) -> Parsed<Statement> {
@@ -78,7 +78,10 @@ fn item(input: &mut Tokens<'_>) -> Parsed<SelectItem> {
 fn selector(input: &mut Tokens<'_>) -> Parsed<Selector> {
     let mut selector =
         alt((count, cast, function, ident.map(Selector::Column))).parse_next(input)?;
-    while opt(sign(".")).parse_next(input)?.is_some() {
+    for _ in 0..MAX_DEPTH {
+        if opt(sign(".")).parse_next(input)?.is_none() {
+            break;
+        }
         selector = Selector::Field(Box::new(selector), ident(input)?);
     }
     Ok(selector)
@@ -118,6 +121,10 @@ fn function(input: &mut Tokens<'_>) -> Parsed<Selector> {
         name,
     ))
     .parse_next(input)?;
+    if name.name == "cast" {
+        // It has its own syntax; a second attempt per level would take exponential time.
+        return Err(Failure::from_input(input));
+    }
     sign("(")(input)?;
     let arguments = separated(0.., argument, sign(",")).parse_next(input)?;
     sign(")")(input)?;

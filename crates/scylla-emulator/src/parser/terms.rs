@@ -1,6 +1,6 @@
 //! Values, types, and the conditions of `WHERE`.
 
-use winnow::combinator::{alt, delimited, opt, preceded, separated};
+use winnow::combinator::{alt, delimited, opt, preceded, separated, terminated};
 use winnow::error::ParserError;
 use winnow::prelude::*;
 
@@ -72,12 +72,15 @@ fn marker_name(input: &mut Tokens<'_>) -> Parsed<String> {
 
 /// A value.
 pub(super) fn term(input: &mut Tokens<'_>) -> Parsed<Term> {
+    alt((type_hint, plain_term)).parse_next(input)
+}
+
+fn plain_term(input: &mut Tokens<'_>) -> Parsed<Term> {
     alt((
         literal.map(Term::Literal),
         marker.map(Term::Marker),
         delimited(sign("["), terms0, sign("]")).map(Term::List),
         braces,
-        type_hint,
         delimited(sign("("), list1(term), sign(")")).map(Term::Tuple),
         function,
     ))
@@ -88,8 +91,9 @@ fn terms0(input: &mut Tokens<'_>) -> Parsed<Vec<Term>> {
     separated(0.., term, sign(",")).parse_next(input)
 }
 
+/// `(type) value`; not several in a row, which nothing would bound.
 fn type_hint(input: &mut Tokens<'_>) -> Parsed<Term> {
-    (delimited(sign("("), type_name, sign(")")), term)
+    (delimited(sign("("), type_name, sign(")")), plain_term)
         .map(|(ty, term)| Term::TypeHint(ty, Box::new(term)))
         .parse_next(input)
 }
@@ -107,15 +111,39 @@ fn function(input: &mut Tokens<'_>) -> Parsed<Term> {
     Ok(Term::Function(name, arguments))
 }
 
-/// A set, a map or a user type's value.
+/// A set, a map or a user type's value. What follows the first element tells which: nothing is
+/// parsed twice, or nested braces would take exponential time.
 fn braces(input: &mut Tokens<'_>) -> Parsed<Term> {
-    let empty = (sign("{"), sign("}")).map(|_| Term::Set(Vec::new()));
-    let field = (ident, preceded(sign(":"), term));
-    let udt = delimited(sign("{"), separated(1.., field, sign(",")), sign("}")).map(Term::Udt);
-    let entry = (term, preceded(sign(":"), term));
-    let map = delimited(sign("{"), separated(1.., entry, sign(",")), sign("}")).map(Term::Map);
-    let set = delimited(sign("{"), list1(term), sign("}")).map(Term::Set);
-    alt((empty, udt, map, set)).parse_next(input)
+    sign("{")(input)?;
+    let items = if opt(sign("}")).parse_next(input)?.is_some() {
+        return Ok(Term::Set(Vec::new()));
+    } else if let Some(name) = opt(terminated(ident, sign(":"))).parse_next(input)? {
+        let mut fields = vec![(name, term(input)?)];
+        while opt(sign(",")).parse_next(input)?.is_some() {
+            fields.push((
+                terminated(ident, sign(":")).parse_next(input)?,
+                term(input)?,
+            ));
+        }
+        Term::Udt(fields)
+    } else {
+        let first = term(input)?;
+        if opt(sign(":")).parse_next(input)?.is_some() {
+            let mut entries = vec![(first, term(input)?)];
+            while opt(sign(",")).parse_next(input)?.is_some() {
+                entries.push((terminated(term, sign(":")).parse_next(input)?, term(input)?));
+            }
+            Term::Map(entries)
+        } else {
+            let mut items = vec![first];
+            while opt(sign(",")).parse_next(input)?.is_some() {
+                items.push(term(input)?);
+            }
+            Term::Set(items)
+        }
+    };
+    sign("}")(input)?;
+    Ok(items)
 }
 
 /// A constant.

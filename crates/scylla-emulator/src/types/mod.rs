@@ -10,6 +10,8 @@
 
 mod codec;
 mod number;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::fmt;
