@@ -180,6 +180,18 @@ fn nesting_is_bounded() {
     assert_eq!(parse(&deep).expect_err("deep").code, ErrorCode::Syntax);
 }
 
+#[test]
+fn failing_calls_and_chains_are_bounded() {
+    for call in ["cast(", "f("] {
+        let failing = format!("SELECT {}a FROM t", call.repeat(super::MAX_DEPTH));
+        assert_eq!(parse(&failing).expect_err("open").code, ErrorCode::Syntax);
+    }
+    let hints = format!("UPDATE t SET a = {}1 WHERE b = 1", "(int)".repeat(50_000));
+    assert_eq!(parse(&hints).expect_err("hints").code, ErrorCode::Syntax);
+    let fields = format!("SELECT a{} FROM t", ".b".repeat(50_000));
+    assert_eq!(parse(&fields).expect_err("fields").code, ErrorCode::Syntax);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
