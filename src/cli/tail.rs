@@ -1,0 +1,248 @@
+//! `outbox-relay tail`: the events of one table as they would be published.
+//!
+//! Invariant: nothing is published, and no checkpoint is read or written.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::OutputFormat;
+use crate::ack::Ack;
+use crate::config::{Config, Outbox, Start};
+use crate::decode::{Decision, Decoder, MappingError};
+use crate::event::{Change, Record};
+use crate::pipeline::{Closed, Taken};
+use crate::route::Router;
+use crate::runtime::Phase;
+use crate::runtime::signals::StopSignals;
+use crate::scylla as cluster;
+use crate::source::clock::Clock;
+use crate::source::intake::{Intake, OpenIntake};
+use crate::source::reader::LogReader;
+use crate::source::{SourceContext, TableSource};
+use crate::telemetry::metrics::Metrics;
+
+/// Records that wait to be printed. When the terminal is slow, the log is read more slowly.
+const WAITING: usize = 100;
+
+/// Arguments of `tail`.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    after_help = "Examples:\n  outbox-relay tail --table shop.outbox_messages\n  \
+                  outbox-relay tail --table shop.outbox_messages --from earliest --limit 10 \
+                  --output json"
+)]
+pub struct Args {
+    /// The outbox table, as it is configured: keyspace.table.
+    #[arg(long)]
+    pub table: String,
+    /// Where to start: earliest, latest, or a time (RFC 3339).
+    #[arg(long, default_value = "latest", value_parser = start)]
+    pub from: Start,
+    /// Stop after this many events.
+    #[arg(long)]
+    pub limit: Option<u64>,
+    /// Form of the output; json is one object per line.
+    #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+    pub output: OutputFormat,
+}
+
+fn start(text: &str) -> Result<Start, String> {
+    Start::parse(text)
+}
+
+/// Prints events until the limit, a signal, or an error.
+pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
+    let outbox = find(&config, &args.table)?;
+    let config = {
+        let mut config = Config::clone(&config);
+        config.follow.start = args.from;
+        Arc::new(config)
+    };
+    let signals = StopSignals::install().context("install the signal handlers")?;
+    let session = Arc::new(cluster::connect(&config.scylla).await?);
+    let (printer, mut records) = mpsc::channel(WAITING);
+    let source = TableSource::new(SourceContext {
+        session,
+        intake: OpenPrinter { outbox: Arc::clone(&outbox), printer },
+        outbox,
+        checkpoints: None,
+        metrics: Arc::new(Metrics::default()),
+        reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
+        clock: Arc::new(Clock::default()),
+        config,
+    });
+    let (phase, phases) = watch::channel(Phase::Running);
+    let mut reading = JoinSet::new();
+    reading.spawn(async move { source.run(phases).await });
+
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        tokio::select! {
+            Some(record) = records.recv() => {
+                if !print(&record, args.output)? {
+                    break;
+                }
+                left -= 1;
+            }
+            ended = reading.join_next() => {
+                if let Some(ended) = ended {
+                    ended.context("the reader has panicked")??;
+                }
+                break;
+            }
+            () = signals.stop() => break,
+        }
+    }
+    phase.send_replace(Phase::Finishing);
+    drop(records);
+    reading.shutdown().await;
+    Ok(())
+}
+
+fn find(config: &Config, table: &str) -> Result<Arc<Outbox>> {
+    let found = config.outboxes.iter().find(|outbox| outbox.table.to_string() == table);
+    let Some(outbox) = found else {
+        let known: Vec<String> = config.outboxes.iter().map(|o| o.table.to_string()).collect();
+        bail!("no outbox table {table} is configured; there are: {}", known.join(", "));
+    };
+    Ok(Arc::new(outbox.clone()))
+}
+
+/// Prints a record; `false` when nobody reads the output any more.
+fn print(record: &Record, output: OutputFormat) -> Result<bool> {
+    let line = match output {
+        OutputFormat::Json => object(record).to_string(),
+        OutputFormat::Text => text(record),
+    };
+    match writeln!(io::stdout().lock(), "{line}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        printed => printed.map(|()| true).context("write to standard output"),
+    }
+}
+
+fn text(record: &Record) -> String {
+    let headers: Vec<String> = record
+        .headers
+        .iter()
+        .map(|header| {
+            let value = header.value.as_deref().map_or("null".into(), String::from_utf8_lossy);
+            format!("{}={value}", header.name)
+        })
+        .collect();
+    let payload = record.payload.as_deref().map_or("null".into(), String::from_utf8_lossy);
+    format!(
+        "{}  {}  {}  {payload}",
+        record.topic,
+        String::from_utf8_lossy(&record.key),
+        headers.join(" ")
+    )
+}
+
+fn object(record: &Record) -> Value {
+    let headers: Map<String, Value> = record
+        .headers
+        .iter()
+        .map(|header| (header.name.to_string(), bytes(header.value.as_deref())))
+        .collect();
+    json!({
+        "topic": &*record.topic,
+        "key": bytes(Some(&record.key)),
+        "timestamp_millis": record.timestamp_millis,
+        "headers": headers,
+        "payload": bytes(record.payload.as_deref()),
+    })
+}
+
+/// Text as it is; other bytes as `{"hex": "…"}`.
+fn bytes(value: Option<&[u8]>) -> Value {
+    match value.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
+        None => Value::Null,
+        Some((_, Ok(text))) => json!(text),
+        Some((bytes, Err(_))) => {
+            json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OpenPrinter {
+    outbox: Arc<Outbox>,
+    printer: mpsc::Sender<Record>,
+}
+
+impl OpenIntake for OpenPrinter {
+    type Intake = Printer;
+
+    fn open(&self, reader: &LogReader) -> Result<Printer, MappingError> {
+        Ok(Printer {
+            decoder: Arc::new(Decoder::new(&self.outbox, &reader.column_types())?),
+            router: Router::new(&self.outbox),
+            printer: self.printer.clone(),
+        })
+    }
+}
+
+/// Decodes and routes as the relay does, and hands the record to the terminal.
+#[derive(Debug, Clone)]
+struct Printer {
+    decoder: Arc<Decoder>,
+    router: Router,
+    printer: mpsc::Sender<Record>,
+}
+
+impl Intake for Printer {
+    async fn take(&mut self, change: &Change, ack: Ack) -> Result<Taken, Closed> {
+        let taken = match self.decoder.decode(change) {
+            Decision::Skip(_) => Taken::Skipped,
+            Decision::Undecodable(reason) => {
+                tracing::warn!(%reason, "a row cannot be decoded");
+                Taken::Unpublishable
+            }
+            Decision::Event(event) => match self.router.route(event) {
+                Ok(record) => {
+                    // The receiver is gone once the limit is reached: the rest is not printed.
+                    let _ = self.printer.send(record).await;
+                    Taken::Submitted
+                }
+                Err(reason) => {
+                    tracing::warn!(%reason, "an event has no topic");
+                    Taken::Unpublishable
+                }
+            },
+        };
+        ack.settle();
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::event::Header;
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown_in_hexadecimal() {
+        let record = Record {
+            topic: "orders".into(),
+            key: Bytes::from_static(b"k"),
+            payload: Some(Bytes::from_static(&[0xff, 0x01])),
+            headers: vec![Header { name: "id".into(), value: None }],
+            timestamp_millis: 7,
+        };
+        assert_eq!(
+            object(&record),
+            json!({
+                "topic": "orders", "key": "k", "timestamp_millis": 7,
+                "headers": { "id": null }, "payload": { "hex": "ff01" },
+            })
+        );
+        assert_eq!(text(&record), "orders  k  id=null  \u{fffd}\u{1}");
+    }
+}
