@@ -1,0 +1,111 @@
+//! Properties of librdkafka: which a user may set.
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use super::path::Path;
+use super::raw;
+use super::read::Reader;
+use super::resolve::{addresses, secret_file};
+use super::resolved::Kafka;
+use super::values::{REDACTED, is_secret};
+
+/// Properties that the relay sets itself, and why nobody else may.
+const OWN: [(&str, &str); 18] = [
+    ("bootstrap.servers", "set kafka.brokers"),
+    ("metadata.broker.list", "set kafka.brokers"),
+    ("client.id", "it is relay.name"),
+    (
+        "acks",
+        "an event counts as published when all in-sync replicas have it",
+    ),
+    (
+        "request.required.acks",
+        "an event counts as published when all in-sync replicas have it",
+    ),
+    (
+        "enable.idempotence",
+        "without it a retry can reorder or double events",
+    ),
+    (
+        "enable.gapless.guarantee",
+        "it ends the producer at the first failed event; the relay retries",
+    ),
+    ("message.timeout.ms", "set retry.attempt_timeout"),
+    ("delivery.timeout.ms", "set retry.attempt_timeout"),
+    ("request.timeout.ms", "it follows retry.attempt_timeout"),
+    (
+        "partitioner",
+        "murmur2_random puts keys where Java clients put them; another one would break their order",
+    ),
+    ("queuing.strategy", "only fifo keeps the order of a key"),
+    (
+        "transactional.id",
+        "the relay does not publish in transactions",
+    ),
+    (
+        "delivery.report.only.error",
+        "the relay needs every delivery report",
+    ),
+    (
+        "message.send.max.retries",
+        "retries end with retry.attempt_timeout alone",
+    ),
+    ("retries", "retries end with retry.attempt_timeout alone"),
+    ("log_level", "set log.level"),
+    ("group.id", "the relay does not consume"),
+];
+
+const IN_FLIGHT: [&str; 2] = ["max.in.flight", "max.in.flight.requests.per.connection"];
+
+pub(super) fn resolve(raw: &raw::Kafka, path: &Path, reader: &mut Reader<'_>) -> Kafka {
+    addresses(&raw.brokers, &path.key("brokers"), reader);
+    let mut properties = raw.properties.0.clone();
+    for (name, value) in &raw.properties.0 {
+        check(name, value, &path.key("properties").key(name), reader);
+    }
+    for (name, file) in &raw.property_files {
+        let path = path.key("property_files").key(name);
+        if properties.contains_key(name) {
+            reader.problem(&path, "kafka.properties sets it too: keep one of the two");
+        } else if let Some(secret) = secret_file(file, &path, reader) {
+            check(name, secret.expose(), &path, reader);
+            properties.insert(name.clone(), secret.expose().to_owned());
+        }
+    }
+    Kafka {
+        brokers: raw.brokers.clone(),
+        properties,
+    }
+}
+
+fn check(name: &str, value: &str, path: &Path, reader: &mut Reader<'_>) {
+    if let Some((_, reason)) = OWN.iter().find(|(own, _)| *own == name) {
+        reader.problem(path, format!("this property cannot be set: {reason}"));
+        return;
+    }
+    let too_many = || value.parse::<u64>().is_ok_and(|number| number > 5);
+    if IN_FLIGHT.contains(&name) && too_many() {
+        let message = "it cannot be above 5: idempotence keeps the order of at most 5 requests";
+        reader.problem(path, message);
+        return;
+    }
+    // librdkafka knows its properties and their values.
+    let mut config = ClientConfig::new();
+    config.set(name, value);
+    if let Err(error) = config.create_native_config() {
+        let detail = match error {
+            KafkaError::ClientConfig(_, description, _, _) if !value.is_empty() => {
+                let secret = is_secret(name) || path.is_under(&property_files());
+                let shown = if secret { REDACTED } else { value };
+                description.replace(value, shown)
+            }
+            _ => "librdkafka refuses it".to_owned(),
+        };
+        reader.problem(path, detail);
+    }
+}
+
+fn property_files() -> Path {
+    Path::root().key("kafka").key("property_files")
+}

@@ -1,0 +1,409 @@
+//! The configuration as it is written: every key, with its meaning and its default.
+//!
+//! From these sections come the reader of the files, the JSON schema and `config/relay.yaml`.
+//! Invariants:
+//!
+//! 1. Every key is declared once, here, and every key has an effect.
+//! 2. Every key but an outbox's `table` has a default.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::read::{Node, Read, Reader};
+use super::reference::{Field, Show, Shown};
+use super::resolved::{Start, TopicTemplate};
+use super::values::{
+    Bytes, Consistency, Entry, Format, LogForm, Password, Preset, Properties, Rotation, Span,
+    StartAt, Table,
+};
+
+/// Declares a section. A key that is unset by default shows an example in the reference.
+macro_rules! section {
+    ($(#[doc = $about:literal])* $name:ident {
+        $($(#[doc = $doc:literal])* $field:ident: $type:ty = $default:expr $(=> $example:literal)?;)*
+    }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+        #[schemars(default, deny_unknown_fields)]
+        pub(super) struct $name {
+            $($(#[doc = $doc])* pub(super) $field: $type,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl Read for $name {
+            fn read(node: &Node<'_>, reader: &mut Reader<'_>) -> Option<Self> {
+                let fields = reader.fields(node, &[$(stringify!($field)),*])?;
+                let mut section = Self::default();
+                $(if let Some(child) = fields.get(stringify!($field))
+                    && let Some(value) = Read::read(child, reader)
+                {
+                    section.$field = value;
+                })*
+                Some(section)
+            }
+        }
+
+        impl Show for $name {
+            fn show(&self) -> Shown {
+                Shown::Section(vec![$(Field {
+                    name: stringify!($field),
+                    doc: &[$($doc),*],
+                    example: [$($example,)? ""][0],
+                    value: self.$field.show(),
+                }),*])
+            }
+        }
+    };
+}
+
+section! {
+    /// The configuration of outbox-relay.
+    Raw {
+        /// Who this relay is.
+        relay: Relay = Relay::default();
+        /// How ScyllaDB is reached.
+        scylla: Scylla = Scylla::default();
+        /// How Kafka is reached.
+        kafka: Kafka = Kafka::default();
+        /// The outbox tables; at least one. Events of all tables are published side by side.
+        outboxes: Vec<Outbox> = Vec::new();
+        /// How the CDC log is followed.
+        follow: Follow = Follow::default();
+        /// What happens to an attempt to publish that fails: the event is tried again, for ever,
+        /// and later events of its key wait.
+        retry: Retry = Retry::default();
+        /// How progress is saved.
+        checkpoint: Checkpoint = Checkpoint::default();
+        /// Bounds on what is in flight. At a limit the relay reads less; it never drops.
+        limits: Limits = Limits::default();
+        /// How the relay stops.
+        shutdown: Shutdown = Shutdown::default();
+        /// Where logs go.
+        log: Log = Log::default();
+    }
+}
+
+section! {
+    /// Who this relay is.
+    Relay {
+        /// Names the checkpoints and the Kafka client id: a relay of another name starts anew.
+        /// 1 to 64 letters, digits, dots, underscores and hyphens.
+        name: String = "outbox-relay".to_owned();
+    }
+}
+
+section! {
+    /// How ScyllaDB is reached.
+    Scylla {
+        /// Contact points, host:port. One that answers is enough; the others are found through it.
+        nodes: Vec<String> = vec!["127.0.0.1:9042".to_owned()];
+        /// Keyspace of the relay's own tables. `outbox-relay schema --apply` makes it.
+        keyspace: String = "outbox_relay".to_owned();
+        /// Consistency of reads of the log and of writes of checkpoints: one, two, three, quorum,
+        /// all, local_quorum or local_one. Together with that of the application's writes it must
+        /// overlap (R + W > replicas), or acknowledged events can be missed; local_quorum on both
+        /// sides does inside one datacenter.
+        consistency: Consistency = Consistency::LocalQuorum;
+        /// Datacenter whose nodes are asked first. Needed for local_quorum with several.
+        datacenter: Option<String> = None => "dc1";
+        /// User, if the cluster asks for one.
+        username: Option<String> = None => "relay";
+        /// The user's password. Prefer password_file, or the environment variable
+        /// OUTBOX_RELAY__SCYLLA__PASSWORD.
+        password: Option<Password> = None => "\"secret\"";
+        /// File that holds the password and nothing else; a newline at its end is ignored.
+        password_file: Option<String> = None => "/run/secrets/scylla-password";
+        /// How long one request may take. Longer than the server's own timeouts (5s for reads),
+        /// so that the server's error, which says more, comes first.
+        request_timeout: Span = Span::secs(10);
+    }
+}
+
+section! {
+    /// How Kafka is reached.
+    Kafka {
+        /// Bootstrap servers, host:port.
+        brokers: Vec<String> = vec!["127.0.0.1:9092".to_owned()];
+        /// Properties of librdkafka, such as compression.type: zstd. Those on which the guarantees
+        /// rest (acks, idempotence, the partitioner and some more) are refused.
+        properties: Properties = Properties::default();
+        /// Properties whose values are read from files, such as
+        /// sasl.password: /run/secrets/kafka-password. A newline at the file's end is ignored.
+        property_files: BTreeMap<String, String> = BTreeMap::new();
+    }
+}
+
+section! {
+    /// An outbox table and how its rows become records.
+    Outbox {
+        /// The table, keyspace.table. Its CDC must be on.
+        table: Option<Table> = None => "shop.outbox_messages";
+        /// Names of columns, topic and headers: outbox-writer (what the writer library makes) or
+        /// debezium (what Debezium's outbox router expects). Columns that only the preset names
+        /// may be missing from the table, except for id, key and payload.
+        preset: Preset = Preset::OutboxWriter;
+        /// Columns that differ from the preset. `null` leaves one out.
+        columns: Columns = Columns::default();
+        /// Topic, with {aggregate_type}, {event_type}, {keyspace}, {table} or {column:name} in it.
+        /// Default: as the preset says; both say the same.
+        topic: Option<Template> = None => "\"outbox.event.{aggregate_type}\"";
+        /// Further headers, each with the column that gives its value: { region: region_column }.
+        headers: BTreeMap<String, String> = BTreeMap::new();
+        /// Names of the headers that the relay sets by itself. `null` leaves one out.
+        standard_headers: StandardHeaders = StandardHeaders::default();
+        /// Form of the key: natural (text and blobs as they are, anything else as text), json (the
+        /// same, and it must be JSON) or bytes (text and blobs only).
+        key_format: Format = Format::Natural;
+        /// Form of the payload, as for key_format.
+        payload_format: Format = Format::Natural;
+        /// Whether a null or empty payload becomes a tombstone (a record without a value, which
+        /// compaction takes as a deletion). Otherwise it is an empty value.
+        tombstone_on_empty: bool = false;
+    }
+}
+
+section! {
+    /// Which column plays which part. Commented out: what the preset outbox-writer says.
+    Columns {
+        /// The event's own id; consumers recognise duplicates by it. Any scalar type.
+        id: Entry = Entry::Preset => "id";
+        /// The record's key (the aggregate's id): decides partition and order. Any scalar type.
+        key: Entry = Entry::Preset => "aggregate_id";
+        /// The payload. Text or blob are published as they are.
+        payload: Entry = Entry::Preset => "payload";
+        /// The aggregate's type, for {aggregate_type} in the topic.
+        aggregate_type: Entry = Entry::Preset => "aggregate_type";
+        /// The event's type.
+        event_type: Entry = Entry::Preset => "event_type";
+        /// The payload's media type.
+        content_type: Entry = Entry::Preset => "content_type";
+        /// When the event happened: timestamp or timeuuid.
+        created_at: Entry = Entry::Preset => "created_at";
+        /// A map<text, text> or map<text, blob> whose entries all become headers.
+        headers: Entry = Entry::Preset => "headers";
+        /// The W3C trace context of the write. No preset maps it.
+        traceparent: Entry = Entry::Preset => "traceparent";
+    }
+}
+
+section! {
+    /// Names of the headers that the relay sets. Commented out: what the preset outbox-writer says.
+    StandardHeaders {
+        /// Carries the event's id. It cannot be left out.
+        id: Entry = Entry::Preset => "id";
+        /// Carries the event's type. The preset debezium leaves it out.
+        event_type: Entry = Entry::Preset => "type";
+        /// Carries the payload's media type. The preset debezium leaves it out.
+        content_type: Entry = Entry::Preset => "content-type";
+        /// Carries when the event happened, in RFC 3339. The preset debezium leaves it out.
+        created_at: Entry = Entry::Preset => "created-at";
+        /// Carries the W3C trace context, if a column is mapped to it.
+        traceparent: Entry = Entry::Preset => "traceparent";
+    }
+}
+
+section! {
+    /// How the CDC log is followed.
+    Follow {
+        /// Pause between two reads of streams that have just had rows: the price of a low latency
+        /// is a read per pause and stream group.
+        poll: Span = Span::millis(10);
+        /// Longest pause between two reads of streams that have long had none. An event after a
+        /// long silence waits at most this long.
+        idle_poll: Span = Span::secs(1);
+        /// How long the relay waits for rows that appear behind newer ones (slow writers, clock
+        /// differences): what appears later than this may be missed. A checkpoint trails by it.
+        late_window: Span = Span::secs(10);
+        /// Pause between two reads of the whole late window, which find such rows.
+        rescan: Span = Span::secs(1);
+        /// Where a relay without checkpoints starts: earliest (everything the log still has),
+        /// latest (what is written from now on) or a time such as 2026-01-31T12:00:00Z.
+        start: StartAt = StartAt(Start::Earliest);
+        /// Rows of one read: enough for a good throughput, few enough for a read to be quick.
+        page_rows: u64 = 1000;
+        /// Reads under way at once, all tables together; bounds the load on ScyllaDB.
+        concurrent_reads: u64 = 64;
+        /// Rows of the late window remembered per table, some 100 bytes each. At the limit the
+        /// table is read less: take more than the rows written in a late window.
+        tracked_positions: u64 = 1_000_000;
+        /// Pause between two looks for new stream generations (after a topology change). ScyllaDB
+        /// announces one before it starts, so that this may be slow.
+        generation_poll: Span = Span::secs(5);
+    }
+}
+
+section! {
+    /// What happens to an attempt to publish that fails.
+    Retry {
+        /// Pause after the first attempt.
+        initial_backoff: Span = Span::millis(100);
+        /// Growth of the pause with every attempt.
+        multiplier: f64 = 2.0;
+        /// Longest pause: brokers that come back are found within it.
+        max_backoff: Span = Span::millis(500);
+        /// How long one attempt may take, from the producer to the acknowledgement of all replicas
+        /// that are in sync. Long enough for a change of leader that librdkafka handles by itself.
+        attempt_timeout: Span = Span::secs(5);
+    }
+}
+
+section! {
+    /// How progress is saved.
+    Checkpoint {
+        /// Pause between two saves of streams that have moved on. After a crash, events since the
+        /// last save are published again.
+        interval: Span = Span::secs(1);
+        /// Pause between two saves of streams without events, whose progress is time passing.
+        idle_interval: Span = Span::secs(60);
+    }
+}
+
+section! {
+    /// Bounds on what is in flight.
+    Limits {
+        /// Events read and not yet acknowledged by Kafka: some hundred per partition keep a
+        /// cluster busy.
+        in_flight_events: u64 = 10_000;
+        /// Bytes of those events: bounds the relay's memory.
+        in_flight_bytes: Bytes = Bytes(64 << 20);
+    }
+}
+
+section! {
+    /// How the relay stops.
+    Shutdown {
+        /// How long events in flight may take to be published after SIGTERM or SIGINT. What is
+        /// left is published after the next start. Below the 30s that Kubernetes waits.
+        drain_timeout: Span = Span::secs(20);
+    }
+}
+
+section! {
+    /// Where logs go. They always go to standard error.
+    Log {
+        /// Least level: error, warn, info, debug, trace, or a filter such as
+        /// info,outbox_relay::source=debug.
+        level: String = "info".to_owned();
+        /// Form of the lines: text or json.
+        format: LogForm = LogForm::Text;
+        /// Files in addition to standard error.
+        file: LogFile = LogFile::default();
+    }
+}
+
+section! {
+    /// Log files. A full disk loses lines, never events.
+    LogFile {
+        /// Directory; without one there are no files.
+        dir: Option<String> = None => "/var/log/outbox-relay";
+        /// When a new file begins: hourly, daily (UTC) or never.
+        rotation: Rotation = Rotation::Daily;
+        /// Files kept: a week of daily ones.
+        keep: u64 = 7;
+    }
+}
+
+/// A topic template as it is written.
+pub(super) type Template = TopicTemplate;
+
+impl Outbox {
+    /// The outbox with what the preset says filled in, as it is in force.
+    pub(super) fn effective(&self) -> Self {
+        let mut outbox = self.clone();
+        let (columns, headers) = self.preset.names();
+        let entry = |entry: &mut Entry, preset| {
+            *entry = entry.or(preset).map_or(Entry::Unmapped, Entry::Named);
+        };
+        entry(&mut outbox.columns.id, Some(columns.id));
+        entry(&mut outbox.columns.key, Some(columns.key));
+        entry(&mut outbox.columns.payload, Some(columns.payload));
+        entry(&mut outbox.columns.aggregate_type, columns.aggregate_type);
+        entry(&mut outbox.columns.event_type, columns.event_type);
+        entry(&mut outbox.columns.content_type, columns.content_type);
+        entry(&mut outbox.columns.created_at, columns.created_at);
+        entry(&mut outbox.columns.headers, columns.headers);
+        entry(&mut outbox.columns.traceparent, None);
+        entry(&mut outbox.standard_headers.id, Some("id"));
+        entry(&mut outbox.standard_headers.event_type, headers.event_type);
+        entry(
+            &mut outbox.standard_headers.content_type,
+            headers.content_type,
+        );
+        entry(&mut outbox.standard_headers.created_at, headers.created_at);
+        entry(
+            &mut outbox.standard_headers.traceparent,
+            Some("traceparent"),
+        );
+        if outbox.topic.is_none() {
+            outbox.topic = TopicTemplate::parse("outbox.event.{aggregate_type}").ok();
+        }
+        outbox
+    }
+}
+
+/// Column names of a preset.
+pub(super) struct PresetColumns {
+    id: &'static str,
+    key: &'static str,
+    payload: &'static str,
+    aggregate_type: Option<&'static str>,
+    event_type: Option<&'static str>,
+    content_type: Option<&'static str>,
+    created_at: Option<&'static str>,
+    headers: Option<&'static str>,
+}
+
+/// Header names of a preset.
+pub(super) struct PresetHeaders {
+    event_type: Option<&'static str>,
+    content_type: Option<&'static str>,
+    created_at: Option<&'static str>,
+}
+
+impl Preset {
+    fn names(self) -> (PresetColumns, PresetHeaders) {
+        match self {
+            Self::OutboxWriter => (
+                PresetColumns {
+                    id: "id",
+                    key: "aggregate_id",
+                    payload: "payload",
+                    aggregate_type: Some("aggregate_type"),
+                    event_type: Some("event_type"),
+                    content_type: Some("content_type"),
+                    created_at: Some("created_at"),
+                    headers: Some("headers"),
+                },
+                PresetHeaders {
+                    event_type: Some("type"),
+                    content_type: Some("content-type"),
+                    created_at: Some("created-at"),
+                },
+            ),
+            Self::Debezium => (
+                PresetColumns {
+                    id: "id",
+                    key: "aggregateid",
+                    payload: "payload",
+                    aggregate_type: Some("aggregatetype"),
+                    event_type: Some("type"),
+                    content_type: None,
+                    created_at: None,
+                    headers: None,
+                },
+                PresetHeaders {
+                    event_type: None,
+                    content_type: None,
+                    created_at: None,
+                },
+            ),
+        }
+    }
+}
