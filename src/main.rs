@@ -1,2 +1,7 @@
 //! The `outbox-relay` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outbox_relay::cli::main()
+}

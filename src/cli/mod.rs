@@ -1,1 +1,180 @@
-//! cli
+//! The commands.
+//!
+//! Owns the arguments and what is printed. Exit codes: 0 fine, 1 failed, 2 usage (clap's), 78 bad
+//! configuration.
+
+#[cfg(feature = "demo")]
+pub mod demo;
+pub mod schema;
+pub mod tail;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::{self, Loaded, Sources};
+use crate::runtime::{self, signals::StopSignals};
+use crate::telemetry;
+
+/// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
+const BAD_CONFIG: u8 = 78;
+
+/// Publishes ScyllaDB outbox tables to Kafka.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Configuration file; a later one overrides an earlier one, key by key.
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// Sets one key, as in --set follow.poll=20ms; overrides files and environment.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Log filter, as in --log-level info,outbox_relay=debug.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_level: Option<String>,
+}
+
+/// Form of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay until SIGTERM or SIGINT.
+    #[command(after_help = "Example:\n  outbox-relay run --config relay.yaml")]
+    Run,
+    /// Show events flow, with database, broker and order service embedded.
+    #[cfg(feature = "demo")]
+    Demo(demo::Args),
+    /// Print (or create) the relay's own tables and the outbox tables.
+    Schema(schema::Args),
+    /// Print events as they would be published; publish nothing.
+    Tail(tail::Args),
+    /// Look at the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration in force, without secrets.
+    #[command(after_help = "Example:\n  outbox-relay config print --config relay.yaml")]
+    Print {
+        /// Form of the output; text is YAML.
+        #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
+        output: OutputFormat,
+    },
+    /// Print the JSON schema of a configuration file.
+    #[command(after_help = "Example:\n  outbox-relay config schema > relay.schema.json")]
+    Schema,
+    /// Print every key with its meaning and default.
+    #[command(after_help = "Example:\n  outbox-relay config reference > relay.yaml")]
+    Reference,
+}
+
+/// Runs the command that the arguments name; reports an error on standard error.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(error) = error.downcast_ref::<config::Error>() {
+                eprintln!("{error}");
+                return ExitCode::from(BAD_CONFIG);
+            }
+            eprintln!("outbox-relay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Command::Config(ConfigCommand::Schema) => {
+            println!("{}", serde_json::to_string_pretty(&config::schema())?);
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Reference) => {
+            print!("{}", config::reference());
+            Ok(())
+        }
+        Command::Config(ConfigCommand::Print { output }) => print_config(&load(cli)?, *output),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => {
+            let filter = cli.global.log_level.as_deref().unwrap_or("warn");
+            let _logs = telemetry::start_stderr(filter);
+            block_on(demo::run(args))
+        }
+        Command::Run => {
+            let config = Arc::new(load(cli)?.config);
+            let _logs = telemetry::start(&config.log).context("start the log")?;
+            let signals = StopSignals::install().context("install the signal handlers")?;
+            block_on(async {
+                let relay = runtime::run(config, runtime::Hooks::default(), signals.stop());
+                relay.await.map(drop).map_err(Into::into)
+            })
+        }
+        Command::Schema(args) => {
+            let config = load(cli)?.config;
+            let _logs = telemetry::start_stderr("warn");
+            block_on(schema::run(&config, args))
+        }
+        Command::Tail(args) => {
+            let config = Arc::new(load(cli)?.config);
+            let _logs = telemetry::start_stderr("warn");
+            block_on(tail::run(config, args))
+        }
+    }
+}
+
+fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(task)
+}
+
+fn load(cli: &Cli) -> Result<Loaded, config::Error> {
+    let level = cli.global.log_level.as_ref();
+    let flag = |level: &String| {
+        (
+            "--log-level".to_owned(),
+            "log.level".to_owned(),
+            level.clone(),
+        )
+    };
+    Sources {
+        files: cli.global.config.clone(),
+        env: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        set: cli.global.set.clone(),
+        flags: level.map(flag).into_iter().collect(),
+    }
+    .load()
+}
+
+fn print_config(loaded: &Loaded, output: OutputFormat) -> Result<()> {
+    match output {
+        OutputFormat::Text => print!("{}", loaded.to_yaml()?),
+        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&loaded.to_json()?)?),
+    }
+    Ok(())
+}

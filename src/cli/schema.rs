@@ -59,7 +59,10 @@ pub async fn run(config: &Config, args: &Args) -> Result<()> {
         let session = cluster::connect(&config.scylla).await?;
         apply(&session, config, args.replication_factor).await?
     } else {
-        items(config, args.replication_factor.unwrap_or(REPLICATION_FACTOR))?
+        items(
+            config,
+            args.replication_factor.unwrap_or(REPLICATION_FACTOR),
+        )?
     };
     match args.output {
         OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&items)?),
@@ -103,7 +106,10 @@ async fn apply(
             }
         });
     }
-    session.await_schema_agreement().await.context("wait until all nodes agree on the schema")?;
+    session
+        .await_schema_agreement()
+        .await
+        .context("wait until all nodes agree on the schema")?;
     Ok(items)
 }
 
@@ -111,7 +117,10 @@ async fn exists(session: &Session, name: &str) -> Result<bool> {
     Ok(match name.split_once('.') {
         None => cluster::keyspace_exists(session, name).await?,
         Some((keyspace, table)) => {
-            let table = TableName { keyspace: keyspace.to_owned(), table: table.to_owned() };
+            let table = TableName {
+                keyspace: keyspace.to_owned(),
+                table: table.to_owned(),
+            };
             cluster::describe_table(session, &table).await?.is_some()
         }
     })
@@ -122,17 +131,31 @@ fn items(config: &Config, copies: usize) -> Result<Vec<Item>> {
     let own = &config.scylla.keyspace;
     let outboxes = config.outboxes.iter().map(|outbox| &outbox.table.keyspace);
     let keyspaces: BTreeSet<&String> = std::iter::once(own).chain(outboxes).collect();
-    let mut items: Vec<Item> = keyspaces.into_iter().map(|name| keyspace(name, copies)).collect();
+    let mut items: Vec<Item> = keyspaces
+        .into_iter()
+        .map(|name| keyspace(name, copies))
+        .collect();
     let tables = ["checkpoints", "sources"];
     for (table, cql) in tables.into_iter().zip(checkpoint::ddl(own)) {
-        items.push(Item { name: format!("{own}.{table}"), cql, state: None });
+        items.push(Item {
+            name: format!("{own}.{table}"),
+            cql,
+            state: None,
+        });
     }
     for outbox in &config.outboxes {
         let name = outbox.table.to_string();
-        let options = DdlOptions { layout: layout(&outbox.columns), ..DdlOptions::default() };
+        let options = DdlOptions {
+            layout: layout(&outbox.columns),
+            ..DdlOptions::default()
+        };
         let cql = outbox_writer::ddl(&name, &options)
             .with_context(|| format!("the CQL of outbox table {name}"))?;
-        items.push(Item { name, cql, state: None });
+        items.push(Item {
+            name,
+            cql,
+            state: None,
+        });
     }
     Ok(items)
 }
@@ -143,7 +166,11 @@ fn keyspace(name: &str, copies: usize) -> Item {
         "CREATE KEYSPACE IF NOT EXISTS {quoted} WITH replication = \
          {{'class': 'NetworkTopologyStrategy', 'replication_factor': {copies}}}"
     );
-    Item { name: name.to_owned(), cql, state: None }
+    Item {
+        name: name.to_owned(),
+        cql,
+        state: None,
+    }
 }
 
 /// The writer library's words for the relay's column mapping.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::OutputFormat;
 use crate::ack::Ack;
-use crate::config::{Config, Outbox, Start};
+use crate::config::{Config, Outbox, Start, parse_start};
 use crate::decode::{Decision, Decoder, MappingError};
 use crate::event::{Change, Record};
 use crate::pipeline::{Closed, Taken};
@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long)]
     pub table: String,
     /// Where to start: earliest, latest, or a time (RFC 3339).
-    #[arg(long, default_value = "latest", value_parser = start)]
+    #[arg(long, default_value = "latest", value_parser = parse_start)]
     pub from: Start,
     /// Stop after this many events.
     #[arg(long)]
@@ -49,10 +49,6 @@ pub struct Args {
     /// Form of the output; json is one object per line.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
-}
-
-fn start(text: &str) -> Result<Start, String> {
-    Start::parse(text)
 }
 
 /// Prints events until the limit, a signal, or an error.
@@ -68,7 +64,10 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
     let (printer, mut records) = mpsc::channel(WAITING);
     let source = TableSource::new(SourceContext {
         session,
-        intake: OpenPrinter { outbox: Arc::clone(&outbox), printer },
+        intake: OpenPrinter {
+            outbox: Arc::clone(&outbox),
+            printer,
+        },
         outbox,
         checkpoints: None,
         metrics: Arc::new(Metrics::default()),
@@ -105,10 +104,20 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
 }
 
 fn find(config: &Config, table: &str) -> Result<Arc<Outbox>> {
-    let found = config.outboxes.iter().find(|outbox| outbox.table.to_string() == table);
+    let found = config
+        .outboxes
+        .iter()
+        .find(|outbox| outbox.table.to_string() == table);
     let Some(outbox) = found else {
-        let known: Vec<String> = config.outboxes.iter().map(|o| o.table.to_string()).collect();
-        bail!("no outbox table {table} is configured; there are: {}", known.join(", "));
+        let known: Vec<String> = config
+            .outboxes
+            .iter()
+            .map(|o| o.table.to_string())
+            .collect();
+        bail!(
+            "no outbox table {table} is configured; there are: {}",
+            known.join(", ")
+        );
     };
     Ok(Arc::new(outbox.clone()))
 }
@@ -130,11 +139,17 @@ fn text(record: &Record) -> String {
         .headers
         .iter()
         .map(|header| {
-            let value = header.value.as_deref().map_or("null".into(), String::from_utf8_lossy);
+            let value = header
+                .value
+                .as_deref()
+                .map_or("null".into(), String::from_utf8_lossy);
             format!("{}={value}", header.name)
         })
         .collect();
-    let payload = record.payload.as_deref().map_or("null".into(), String::from_utf8_lossy);
+    let payload = record
+        .payload
+        .as_deref()
+        .map_or("null".into(), String::from_utf8_lossy);
     format!(
         "{}  {}  {}  {payload}",
         record.topic,
@@ -233,7 +248,10 @@ mod tests {
             topic: "orders".into(),
             key: Bytes::from_static(b"k"),
             payload: Some(Bytes::from_static(&[0xff, 0x01])),
-            headers: vec![Header { name: "id".into(), value: None }],
+            headers: vec![Header {
+                name: "id".into(),
+                value: None,
+            }],
             timestamp_millis: 7,
         };
         assert_eq!(

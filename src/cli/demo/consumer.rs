@@ -17,14 +17,14 @@ use super::report::Arrival;
 
 /// A consumer on a thread of its own, until it is dropped.
 #[derive(Debug)]
-pub struct Consumer {
+pub(super) struct Consumer {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Consumer {
     /// Starts to read `topic`. What arrives comes out of the receiver.
-    pub fn start(
+    pub(super) fn start(
         brokers: &str,
         topic: &str,
         partitions: i32,
@@ -40,20 +40,40 @@ impl Consumer {
         for partition in 0..partitions {
             assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
         }
-        consumer.assign(&assignment).context("assign the topic's partitions")?;
+        consumer
+            .assign(&assignment)
+            .context("assign the topic's partitions")?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("demo-consumer".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
-                let Some(event_id) = event_id(&message) else { continue };
-                if sender.send(Arrival { event_id, at: SystemTime::now() }).is_err() {
-                    return;
+        let thread = thread::Builder::new()
+            .name("demo-consumer".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else {
+                        continue;
+                    };
+                    let Some(event_id) = event_id(&message) else {
+                        continue;
+                    };
+                    if sender
+                        .send(Arrival {
+                            event_id,
+                            at: SystemTime::now(),
+                        })
+                        .is_err()
+                    {
+                        return;
+                    }
                 }
-            }
-        })?;
-        Ok((Self { stop, thread: Some(thread) }, receiver))
+            })?;
+        Ok((
+            Self {
+                stop,
+                thread: Some(thread),
+            },
+            receiver,
+        ))
     }
 }
 

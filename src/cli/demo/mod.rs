@@ -22,8 +22,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use self::consumer::Consumer;
 use self::report::{Arrival, Delivered, Report, Summary};
 use super::OutputFormat;
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::runtime::{self, signals::StopSignals};
+use crate::scylla as cluster;
 
 const KEYSPACE: &str = "shop";
 const TOPIC: &str = "outbox.event.order";
@@ -35,7 +36,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// Arguments of `demo`.
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = "Examples:\n  outbox-relay demo\n  outbox-relay demo --events 100 --output json")]
+#[command(
+    after_help = "Examples:\n  outbox-relay demo\n  outbox-relay demo --events 100 --output json"
+)]
 pub struct Args {
     /// Stop after this many events; without it the demo runs until Ctrl-C.
     #[arg(long)]
@@ -57,7 +60,10 @@ pub async fn run(args: &Args) -> Result<()> {
         }
     };
     let signals = StopSignals::install().context("install the signal handlers")?;
-    let emulator = Emulator::builder().start().await.context("start the database emulator")?;
+    let emulator = Emulator::builder()
+        .start()
+        .await
+        .context("start the database emulator")?;
     let node = emulator.address().to_string();
     say(format!("database   ScyllaDB emulator on {node}"));
     let broker = start_broker()?;
@@ -66,28 +72,45 @@ pub async fn run(args: &Args) -> Result<()> {
 
     let service = start_service(&node).await?;
     let config = relay_config(&node, &brokers)?;
-    runtime::apply_schema(&config).await.context("create the relay's tables")?;
+    let session = cluster::connect(&config.scylla).await?;
+    super::schema::create_missing(&session, &config, None).await?;
+    drop(session);
     let mut tasks = JoinSet::new();
     let (stop_relay, stopped) = watch::channel(false);
     let (ready, mut is_ready) = watch::channel(false);
-    tasks.spawn(runtime::run(config, runtime::Hooks { ready, ..Default::default() }, async move {
-        let mut stopped = stopped;
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    }));
+    tasks.spawn(runtime::run(
+        config,
+        runtime::Hooks {
+            ready,
+            ..Default::default()
+        },
+        async move {
+            let mut stopped = stopped;
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        },
+    ));
     timeout(ARRIVAL_DEADLINE, is_ready.wait_for(|ready| *ready))
         .await
         .context("the relay did not get ready")?
         .context("the relay ended before it was ready")?;
-    say(format!("relay      {KEYSPACE}.outbox_messages to topic {TOPIC}"));
+    say(format!(
+        "relay      {KEYSPACE}.outbox_messages to topic {TOPIC}"
+    ));
     let (consumer, arrivals) = Consumer::start(&brokers, TOPIC, PARTITIONS)?;
 
-    let mut watcher = Watcher { report: Report::default(), arrivals, say: &say };
+    let mut watcher = Watcher {
+        report: Report::default(),
+        arrivals,
+        say: &say,
+    };
     let written = watcher.follow(args, service, &signals).await;
     watcher.drain(written.is_ok()).await;
 
     stop_relay.send_replace(true);
     while let Some(ended) = tasks.join_next().await {
-        ended.context("the relay's task")?.context("run the relay")?;
+        ended
+            .context("the relay's task")?
+            .context("run the relay")?;
     }
     // The relay has stopped cleanly: what still comes would be a duplicate.
     watcher.listen(SETTLE).await;
@@ -123,25 +146,39 @@ fn finish(summary: &Summary, args: &Args) -> Result<()> {
 
 fn start_broker() -> Result<MockCluster<'static, DefaultProducerContext>> {
     let broker = MockCluster::new(1).context("start the mock broker")?;
-    broker.create_topic(TOPIC, PARTITIONS, 1).context("create the topic")?;
+    broker
+        .create_topic(TOPIC, PARTITIONS, 1)
+        .context("create the topic")?;
     Ok(broker)
 }
 
 async fn start_service(node: &str) -> Result<Arc<OrderService>> {
     let session = order_service::session(&[node.to_owned()]).await?;
     order_service::create_schema(&session, KEYSPACE, 1).await?;
-    Ok(Arc::new(OrderService::new(Arc::new(session), KEYSPACE).await?))
+    Ok(Arc::new(
+        OrderService::new(Arc::new(session), KEYSPACE).await?,
+    ))
 }
 
 fn relay_config(node: &str, brokers: &str) -> Result<Arc<Config>> {
-    let yaml = format!(
-        "relay: {{ name: demo }}\n\
-         scylla: {{ nodes: ['{node}'] }}\n\
-         kafka: {{ brokers: [{}] }}\n\
-         outboxes: [{{ table: {KEYSPACE}.outbox_messages, topic: '{TOPIC}' }}]\n",
-        brokers.split(',').map(|broker| format!("'{broker}'")).collect::<Vec<_>>().join(", ")
-    );
-    Ok(Arc::new(Config::from_yaml(&yaml).context("the demo's configuration")?))
+    let quoted: Vec<String> = brokers
+        .split(',')
+        .map(|broker| format!("\"{broker}\""))
+        .collect();
+    let sources = Sources {
+        set: vec![
+            "relay.name=demo".to_owned(),
+            format!("scylla.nodes=[\"{node}\"]"),
+            format!("kafka.brokers=[{}]", quoted.join(",")),
+            format!(
+                "outboxes=[{{\"table\":\"{KEYSPACE}.outbox_messages\",\"topic\":\"{TOPIC}\"}}]"
+            ),
+        ],
+        ..Sources::default()
+    };
+    Ok(Arc::new(
+        sources.load().context("the demo's configuration")?.config,
+    ))
 }
 
 /// Matches what is written with what arrives, and prints it.
@@ -216,7 +253,9 @@ impl Watcher<'_> {
     }
 
     fn print(&self, delivered: Option<Delivered>) {
-        let Some(Delivered { event, latency }) = delivered else { return };
+        let Some(Delivered { event, latency }) = delivered else {
+            return;
+        };
         (self.say)(format!(
             "{}  order {}  #{:<2} {:<16} {:>7.1} ms",
             event.event_id,

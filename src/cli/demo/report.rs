@@ -12,25 +12,25 @@ use uuid::Uuid;
 
 /// A record, as the consumer saw it.
 #[derive(Debug, Clone)]
-pub struct Arrival {
+pub(super) struct Arrival {
     /// The header `id`.
-    pub event_id: Uuid,
+    pub(super) event_id: Uuid,
     /// When the consumer had it.
-    pub at: SystemTime,
+    pub(super) at: SystemTime,
 }
 
 /// An event whose write and whose first record are both known.
 #[derive(Debug, Clone)]
-pub struct Delivered {
+pub(super) struct Delivered {
     /// What was written.
-    pub event: Acknowledged,
+    pub(super) event: Acknowledged,
     /// From the write's acknowledgement to the consumer; zero if the record was faster.
-    pub latency: Duration,
+    pub(super) latency: Duration,
 }
 
 /// Written and consumed events, matched.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(super) struct Report {
     written: HashMap<Uuid, Acknowledged>,
     arrived: HashMap<Uuid, SystemTime>,
     arrivals: Vec<Uuid>,
@@ -41,42 +41,42 @@ pub struct Report {
 
 /// The last line of a demo.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
+pub(super) struct Summary {
     /// Events that the database acknowledged.
-    pub written: u64,
+    pub(super) written: u64,
     /// Written events that were consumed at least once.
-    pub published: u64,
+    pub(super) published: u64,
     /// Records beyond the first of an event.
-    pub duplicates: u64,
+    pub(super) duplicates: u64,
     /// First records that came behind a later event of the same order.
-    pub out_of_order: u64,
+    pub(super) out_of_order: u64,
     /// From the write's acknowledgement to the consumer, in milliseconds.
-    pub latency_ms: Latency,
+    pub(super) latency_ms: Latency,
 }
 
 /// Percentiles in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Latency {
+pub(super) struct Latency {
     /// Half of the events took at most this.
-    pub p50: f64,
+    pub(super) p50: f64,
     /// 90 % of the events took at most this.
-    pub p90: f64,
+    pub(super) p90: f64,
     /// 99 % of the events took at most this.
-    pub p99: f64,
+    pub(super) p99: f64,
     /// The slowest event.
-    pub max: f64,
+    pub(super) max: f64,
 }
 
 impl Report {
     /// Notes a write; gives the delivery if the record was there first.
-    pub fn written(&mut self, event: Acknowledged) -> Option<Delivered> {
+    pub(super) fn written(&mut self, event: Acknowledged) -> Option<Delivered> {
         let id = event.event_id;
         self.written.insert(id, event);
         self.deliver(id)
     }
 
     /// Notes a record; gives the delivery if its write is known and it is the event's first.
-    pub fn arrived(&mut self, arrival: &Arrival) -> Option<Delivered> {
+    pub(super) fn arrived(&mut self, arrival: &Arrival) -> Option<Delivered> {
         if self.arrived.contains_key(&arrival.event_id) {
             self.duplicates += 1;
             return None;
@@ -91,16 +91,19 @@ impl Report {
         let latency = at.duration_since(event.at).unwrap_or_default();
         self.delivered.insert(id);
         self.latencies.push(latency);
-        Some(Delivered { event: event.clone(), latency })
+        Some(Delivered {
+            event: event.clone(),
+            latency,
+        })
     }
 
     /// Whether everything that was written has been consumed.
-    pub fn complete(&self) -> bool {
+    pub(super) fn complete(&self) -> bool {
         self.delivered.len() == self.written.len()
     }
 
     /// The summary of what has been noted so far.
-    pub fn summary(&self) -> Summary {
+    pub(super) fn summary(&self) -> Summary {
         let mut newest: HashMap<Uuid, i64> = HashMap::new();
         let mut out_of_order = 0;
         for event in self.arrivals.iter().filter_map(|id| self.written.get(id)) {
@@ -126,10 +129,18 @@ impl Latency {
         sorted.sort_by(f64::total_cmp);
         let at = |quantile: f64| {
             let rank = (quantile * sorted.len() as f64).ceil() as usize;
-            let value = sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default();
+            let value = sorted
+                .get(rank.saturating_sub(1))
+                .copied()
+                .unwrap_or_default();
             (value * 10.0).round() / 10.0
         };
-        Self { p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1.0) }
+        Self {
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            max: at(1.0),
+        }
     }
 }
 
@@ -148,7 +159,10 @@ mod tests {
     }
 
     fn arrival(event: &Acknowledged, after_ms: u64) -> Arrival {
-        Arrival { event_id: event.event_id, at: event.at + Duration::from_millis(after_ms) }
+        Arrival {
+            event_id: event.event_id,
+            at: event.at + Duration::from_millis(after_ms),
+        }
     }
 
     #[test]
@@ -166,14 +180,25 @@ mod tests {
         let summary = report.summary();
         assert_eq!((summary.written, summary.published), (4, 3));
         assert_eq!((summary.duplicates, summary.out_of_order), (1, 1));
-        assert_eq!(summary.latency_ms, Latency { p50: 7.0, p90: 9.0, p99: 9.0, max: 9.0 });
+        assert_eq!(
+            summary.latency_ms,
+            Latency {
+                p50: 7.0,
+                p90: 9.0,
+                p99: 9.0,
+                max: 9.0
+            }
+        );
     }
 
     #[test]
     fn a_record_may_be_faster_than_the_acknowledgement() {
         let mut report = Report::default();
         let event = write(1, 1);
-        let early = Arrival { event_id: event.event_id, at: SystemTime::UNIX_EPOCH };
+        let early = Arrival {
+            event_id: event.event_id,
+            at: SystemTime::UNIX_EPOCH,
+        };
         assert!(report.arrived(&early).is_none());
         let delivered = report.written(event).expect("both are known");
         assert_eq!(delivered.latency, Duration::ZERO);
