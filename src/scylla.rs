@@ -21,6 +21,8 @@ use crate::config;
 
 /// Rows of `system_schema` that describe one table: column name, kind, position, type.
 type ColumnRow = (String, String, i32, String);
+/// The extensions of one table, of which the CDC options are one.
+type ExtensionsRow = (Option<HashMap<String, Vec<u8>>>,);
 
 /// Why ScyllaDB could not be reached or asked.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +61,7 @@ pub enum Error {
 pub enum FormError {
     /// The answer holds no rows.
     #[error(transparent)]
-    NoRows(#[from] IntoRowsResultError),
+    NoRows(Box<IntoRowsResultError>),
     /// The answer's columns have other types.
     #[error(transparent)]
     Types(#[from] RowsError),
@@ -132,6 +134,10 @@ pub enum ColumnKind {
 
 /// The `cdc = {…}` options of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they are ScyllaDB's own switches"
+)]
 pub struct CdcOptions {
     /// Whether writes are logged now.
     pub enabled: bool,
@@ -217,8 +223,7 @@ async fn read_cdc(
     let query = "SELECT extensions FROM system_schema.tables \
                  WHERE keyspace_name = ? AND table_name = ?";
     let names = (&table.keyspace, &table.table);
-    let rows: Vec<(Option<HashMap<String, Vec<u8>>>,)> =
-        read(session, &table.to_string(), query, names).await?;
+    let rows: Vec<ExtensionsRow> = read(session, &table.to_string(), query, names).await?;
     let extensions = rows.into_iter().next().and_then(|(extensions,)| extensions);
     let options = extensions.and_then(|mut extensions| extensions.remove("cdc"));
     Ok(options
@@ -241,7 +246,8 @@ where
         source,
     })?;
     let rows = || -> Result<Vec<R>, FormError> {
-        let rows = result.into_rows_result()?;
+        let rows = result.into_rows_result();
+        let rows = rows.map_err(|error| FormError::NoRows(Box::new(error)))?;
         let rows = rows.rows::<R>()?.collect::<Result<Vec<R>, _>>();
         Ok(rows?)
     };
@@ -255,7 +261,7 @@ where
 /// server's own serialisation, all numbers little-endian 32-bit: the number of entries, then for
 /// each key and value its length and its bytes.
 fn text_map(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
-    fn number<'a>(bytes: &mut &'a [u8]) -> Option<usize> {
+    fn number(bytes: &mut &[u8]) -> Option<usize> {
         let (head, tail) = bytes.split_first_chunk::<4>()?;
         *bytes = tail;
         usize::try_from(u32::from_le_bytes(*head)).ok()

@@ -40,7 +40,7 @@ struct Global {
     /// Sets one key, as in --set follow.poll=20ms; overrides files and environment.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Log filter, as in --log-level info,outbox_relay=debug.
+    /// Log filter, as in `--log-level info,outbox_relay=debug`.
     #[arg(long, global = true, value_name = "FILTER")]
     log_level: Option<String>,
 }

@@ -72,6 +72,7 @@ pub async fn run(config: &Config, args: &Args) -> Result<()> {
 }
 
 /// Creates what is missing for `config`; a keyspace gets `replication_factor` copies.
+#[cfg(feature = "demo")]
 pub(super) async fn create_missing(
     session: &Session,
     config: &Config,
@@ -97,13 +98,12 @@ async fn apply(
     let copies = replication_factor.unwrap_or(REPLICATION_FACTOR.min(nodes));
     let mut items = items(config, copies)?;
     for item in &mut items {
-        item.state = Some(match exists(session, &item.name).await? {
-            true => State::Exists,
-            false => {
-                let created = session.query_unpaged(item.cql.as_str(), ()).await;
-                created.with_context(|| format!("create {}", item.name))?;
-                State::Created
-            }
+        item.state = Some(if exists(session, &item.name).await? {
+            State::Exists
+        } else {
+            let created = session.query_unpaged(item.cql.as_str(), ()).await;
+            created.with_context(|| format!("create {}", item.name))?;
+            State::Created
         });
     }
     session

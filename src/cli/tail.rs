@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing is published, and no checkpoint is read or written.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
         session,
         intake: OpenPrinter {
             outbox: Arc::clone(&outbox),
-            printer,
+            records: printer,
         },
         outbox,
         checkpoints: None,
@@ -179,7 +180,11 @@ fn bytes(value: Option<&[u8]>) -> Value {
         None => Value::Null,
         Some((_, Ok(text))) => json!(text),
         Some((bytes, Err(_))) => {
-            json!({ "hex": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() })
+            let mut hex = String::with_capacity(2 * bytes.len());
+            for byte in bytes {
+                let _ = write!(hex, "{byte:02x}");
+            }
+            json!({ "hex": hex })
         }
     }
 }
@@ -187,7 +192,7 @@ fn bytes(value: Option<&[u8]>) -> Value {
 #[derive(Debug)]
 struct OpenPrinter {
     outbox: Arc<Outbox>,
-    printer: mpsc::Sender<Record>,
+    records: mpsc::Sender<Record>,
 }
 
 impl OpenIntake for OpenPrinter {
@@ -197,7 +202,7 @@ impl OpenIntake for OpenPrinter {
         Ok(Printer {
             decoder: Arc::new(Decoder::new(&self.outbox, &reader.column_types())?),
             router: Router::new(&self.outbox),
-            printer: self.printer.clone(),
+            records: self.records.clone(),
         })
     }
 }
@@ -207,7 +212,7 @@ impl OpenIntake for OpenPrinter {
 struct Printer {
     decoder: Arc<Decoder>,
     router: Router,
-    printer: mpsc::Sender<Record>,
+    records: mpsc::Sender<Record>,
 }
 
 impl Intake for Printer {
@@ -221,7 +226,7 @@ impl Intake for Printer {
             Decision::Event(event) => match self.router.route(event) {
                 Ok(record) => {
                     // The receiver is gone once the limit is reached: the rest is not printed.
-                    let _ = self.printer.send(record).await;
+                    let _ = self.records.send(record).await;
                     Taken::Submitted
                 }
                 Err(reason) => {

@@ -14,6 +14,10 @@ mod layers;
 mod locate;
 pub mod path;
 pub mod problem;
+#[expect(
+    clippy::doc_markdown,
+    reason = "these sentences are the comments of config/relay.yaml too"
+)]
 mod raw;
 mod read;
 mod reference;

@@ -1,5 +1,6 @@
 //! Layers, origins and problems of a configuration as a whole.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -355,8 +356,8 @@ fn what_the_reference_comments_out_is_known() {
         });
         let indent = line.len() - line.trim_start().len();
         match key {
-            Some(key) => uncommented.push_str(&format!("{}{key}\n", " ".repeat(indent))),
-            None => uncommented.push_str(&format!("{line}\n")),
+            Some(key) => writeln!(uncommented, "{}{key}", " ".repeat(indent)).unwrap(),
+            None => writeln!(uncommented, "{line}").unwrap(),
         }
     }
     let problems = files(&[&uncommented]).problems();

@@ -184,7 +184,7 @@ impl Relay {
             match self.tasks.join_next().await {
                 Some(Ok(Ended::Source { .. })) => {}
                 Some(Ok(Ended::Pipeline(summary))) => {
-                    self.note(Ended::Pipeline(summary));
+                    self.note(&Ended::Pipeline(summary));
                     return Error::PipelineEnded;
                 }
                 None => return Error::PipelineEnded,
@@ -203,12 +203,12 @@ impl Relay {
         while let Some(task) = self.tasks.join_next().await {
             match task.map_err(Error::Panic)? {
                 summary @ Ended::Pipeline(_) => {
-                    self.note(summary);
+                    self.note(&summary);
                     break;
                 }
                 source @ Ended::Source { .. } => {
                     ended += 1;
-                    self.note(source);
+                    self.note(&source);
                 }
             }
         }
@@ -216,7 +216,7 @@ impl Relay {
         let last = async {
             while let Some(task) = self.tasks.join_next().await {
                 ended += 1;
-                self.note(task.map_err(Error::Panic)?);
+                self.note(&task.map_err(Error::Panic)?);
             }
             Ok(())
         };
@@ -231,13 +231,13 @@ impl Relay {
         finished
     }
 
-    fn note(&mut self, ended: Ended) {
+    fn note(&mut self, ended: &Ended) {
         match ended {
             Ended::Pipeline(summary) => {
                 self.summary.published = summary.published;
                 self.summary.left = summary.left;
             }
-            Ended::Source { checkpointed } => self.summary.checkpointed &= checkpointed,
+            Ended::Source { checkpointed } => self.summary.checkpointed &= *checkpointed,
         }
     }
 }

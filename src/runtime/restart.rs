@@ -17,7 +17,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two runs.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A run that lasted this long makes earlier failures forgotten.
-const STABLE_AFTER: Duration = Duration::from_secs(60);
+const STABLE_AFTER: Duration = Duration::from_mins(1);
 
 /// Runs `task` until it ends well or the relay stops; `what` names it in the log.
 ///

@@ -160,7 +160,7 @@ mod tests {
         let listed = [0, 1_000_000, 2_000_000];
         let second = 1_000_000;
         let none = |_| false;
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         let all = needed(&listed, i64::MIN, Duration::ZERO, i64::MAX, none);
         assert_eq!(all, listed);
         let latest = needed(&listed, 1_500_000 * 1_000, day, 2_500 * second, none);

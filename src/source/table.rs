@@ -240,7 +240,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
 
     /// Starts what is due; gives back how long nothing else will be.
     fn start_reads(&mut self, phase: Phase) -> Duration {
-        let idle = Duration::from_secs(3_600);
+        let idle = Duration::from_hours(1);
         if phase > Phase::Running {
             return idle;
         }

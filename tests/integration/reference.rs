@@ -37,7 +37,7 @@ async fn the_official_reader_gets_the_same_rows() -> Result<()> {
         keyspace,
         table: "outbox_messages".to_owned(),
     };
-    let start = now().saturating_sub(Duration::from_secs(3_600));
+    let start = now().saturating_sub(Duration::from_hours(1));
     write_all_kinds(&database, &table).await?;
     if let Some(emulator) = database.emulator() {
         let valid_from = emulator.new_generation().timestamp_ms;
@@ -151,7 +151,7 @@ async fn theirs(database: &Database, table: &TableName, start: Duration) -> Resu
         .table_name(&table.table)
         .start_timestamp(start)
         .end_timestamp(now() + Duration::from_secs(1))
-        .window_size(Duration::from_secs(86_400))
+        .window_size(Duration::from_hours(24))
         .safety_interval(Duration::ZERO)
         .sleep_interval(Duration::from_millis(20))
         .consumer_factory(Arc::new(factory))

@@ -30,7 +30,7 @@ const KEYSPACE: &str = "shop";
 const TOPIC: &str = "outbox.event.order";
 const PARTITIONS: i32 = 6;
 /// How long the last events may take to arrive before the demo gives up.
-const ARRIVAL_DEADLINE: Duration = Duration::from_secs(60);
+const ARRIVAL_DEADLINE: Duration = Duration::from_mins(1);
 /// How long a record that nobody waits for may take to show itself as a duplicate.
 const SETTLE: Duration = Duration::from_millis(500);
 

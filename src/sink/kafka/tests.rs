@@ -29,7 +29,7 @@ use crate::telemetry::metrics::Metrics;
 const TOPIC: &str = "outbox.event.order";
 const PARTITIONS: i32 = 7;
 /// Far more than any of this takes; it only turns a hang into a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 type Broker = MockCluster<'static, DefaultProducerContext>;
 

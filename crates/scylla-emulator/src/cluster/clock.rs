@@ -82,7 +82,7 @@ mod tests {
         let clock = ClockHandle::new();
         clock.set(1_000_000);
         assert!((1_000_000..60_000_000).contains(&clock.now_micros()));
-        clock.advance(Duration::from_secs(3_600));
+        clock.advance(Duration::from_hours(1));
         assert!((3_601_000_000..3_661_000_000).contains(&clock.now_micros()));
     }
 }

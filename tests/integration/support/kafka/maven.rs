@@ -84,7 +84,7 @@ impl Node {
                 fs::read_to_string(directory.join("kafka.log")).unwrap_or_default()
             ),
         };
-        answers(&bootstrap, Duration::from_secs(120), alive)
+        answers(&bootstrap, Duration::from_mins(2), alive)
     }
 }
 

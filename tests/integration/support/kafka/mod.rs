@@ -106,7 +106,7 @@ async fn start() -> Result<Broker> {
 
 async fn wait_until_ready(bootstrap: &str) -> Result<()> {
     let bootstrap = bootstrap.to_owned();
-    tokio::task::spawn_blocking(move || answers(&bootstrap, Duration::from_secs(120), || Ok(())))
+    tokio::task::spawn_blocking(move || answers(&bootstrap, Duration::from_mins(2), || Ok(())))
         .await?
 }
 
