@@ -3,6 +3,7 @@
 //! Owns the arguments and what is printed. Exit codes: 0 fine, 1 failed, 2 usage (clap's), 78 bad
 //! configuration.
 
+pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod schema;
@@ -62,6 +63,8 @@ enum Command {
     /// Show events flow, with database, broker and order service embedded.
     #[cfg(feature = "demo")]
     Demo(demo::Args),
+    /// Look at configuration, tables, log and topics; say what to do about what is wrong.
+    Check(check::Args),
     /// Print (or create) the relay's own tables and the outbox tables.
     Schema(schema::Args),
     /// Print events as they would be published; publish nothing.
@@ -92,7 +95,7 @@ enum ConfigCommand {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match execute(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             if let Some(error) = error.downcast_ref::<config::Error>() {
                 eprintln!("{error}");
@@ -104,8 +107,12 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn execute(cli: &Cli) -> Result<()> {
-    match &cli.command {
+fn execute(cli: &Cli) -> Result<ExitCode> {
+    let done = match &cli.command {
+        Command::Check(args) => {
+            let _logs = telemetry::start_stderr("off");
+            return block_on(check::run(&sources(cli), args));
+        }
         Command::Config(ConfigCommand::Schema) => {
             println!("{}", serde_json::to_string_pretty(&config::schema())?);
             Ok(())
@@ -140,7 +147,8 @@ fn execute(cli: &Cli) -> Result<()> {
             let _logs = telemetry::start_stderr("warn");
             block_on(tail::run(config, args))
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
@@ -152,6 +160,10 @@ fn block_on<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 fn load(cli: &Cli) -> Result<Loaded, config::Error> {
+    sources(cli).load()
+}
+
+fn sources(cli: &Cli) -> Sources {
     let level = cli.global.log_level.as_ref();
     let flag = |level: &String| {
         (
@@ -168,7 +180,6 @@ fn load(cli: &Cli) -> Result<Loaded, config::Error> {
         set: cli.global.set.clone(),
         flags: level.map(flag).into_iter().collect(),
     }
-    .load()
 }
 
 fn print_config(loaded: &Loaded, output: OutputFormat) -> Result<()> {

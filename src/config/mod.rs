@@ -60,9 +60,54 @@ pub struct Loaded {
     effective: Raw,
 }
 
+/// A configuration with whatever is wrong with it.
+#[derive(Debug, Clone)]
+pub struct Inspected {
+    /// What could be read; a section with a problem may hold defaults or nonsense.
+    pub config: Config,
+    /// All problems, in the order of files and lines.
+    pub problems: Vec<Problem>,
+    /// Whether a whole layer could not be read, so that anything may be missing.
+    pub incomplete: bool,
+    raw: Raw,
+}
+
+impl Inspected {
+    /// Whether nothing is wrong in this section.
+    pub fn usable(&self, section: &str) -> bool {
+        let section = Path::root().key(section);
+        !self.problems.iter().any(|p| p.path.is_under(&section))
+    }
+
+    /// The place of this table in the list `outboxes`, as it is written.
+    pub fn raw_index(&self, table: &TableName) -> Option<usize> {
+        let named = |raw: &raw::Outbox| raw.table.as_ref().is_some_and(|name| name.0 == *table);
+        self.raw.outboxes.iter().position(named)
+    }
+}
+
 impl Sources {
     /// Reads all layers and checks everything.
     pub fn load(&self) -> Result<Loaded, Error> {
+        let inspected = self.inspect();
+        if !inspected.problems.is_empty() {
+            return Err(Error {
+                problems: inspected.problems,
+            });
+        }
+        let raw = inspected.raw;
+        let effective = Raw {
+            outboxes: raw.outboxes.iter().map(raw::Outbox::effective).collect(),
+            ..raw
+        };
+        Ok(Loaded {
+            config: inspected.config,
+            effective,
+        })
+    }
+
+    /// Reads all layers and checks everything; gives back what is right along with the problems.
+    pub fn inspect(&self) -> Inspected {
         let (layers, mut problems) = self.layers();
         let layers_failed = !problems.is_empty();
         let mut reader = Reader::new(&layers);
@@ -72,14 +117,11 @@ impl Sources {
         let found = reader.into_problems().into_iter();
         problems.extend(found.filter(|p| !layers_failed || p.origin != Origin::Default));
         problems.sort_by(|a, b| (&a.origin, &a.path).cmp(&(&b.origin, &b.path)));
-        if problems.is_empty() {
-            let effective = Raw {
-                outboxes: raw.outboxes.iter().map(raw::Outbox::effective).collect(),
-                ..raw
-            };
-            Ok(Loaded { config, effective })
-        } else {
-            Err(Error { problems })
+        Inspected {
+            config,
+            problems,
+            incomplete: layers_failed,
+            raw,
         }
     }
 

@@ -159,8 +159,8 @@ pub struct MissingColumn {
 
 impl Columns {
     /// The mapping for a table that has the columns for which `has` is true: what a preset maps
-    /// and the table lacks is unmapped, anything else that the table lacks is an error.
-    pub fn for_table(&self, has: impl Fn(&str) -> bool) -> Result<Self, Vec<MissingColumn>> {
+    /// and the table lacks is unmapped; anything else that the table lacks is missing.
+    pub fn for_table(&self, has: impl Fn(&str) -> bool) -> (Self, Vec<MissingColumn>) {
         let mut columns = self.clone();
         let mut missing = Vec::new();
         for (part, column) in self.mapped().into_iter().filter(|(_, column)| !has(column)) {
@@ -173,11 +173,7 @@ impl Columns {
                 });
             }
         }
-        if missing.is_empty() {
-            Ok(columns)
-        } else {
-            Err(missing)
-        }
+        (columns, missing)
     }
 
     fn unmap(&mut self, part: &'static str) {

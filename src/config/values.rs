@@ -410,7 +410,7 @@ impl JsonSchema for Entry {
 }
 
 /// librdkafka properties; the values of secret ones are not shown.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub(super) struct Properties(pub(super) BTreeMap<String, String>);
 
 /// Whether a property's value is a secret by its name.
@@ -418,6 +418,21 @@ pub(super) fn is_secret(property: &str) -> bool {
     ["password", "secret", ".pem", "token", "oauthbearer.config"]
         .iter()
         .any(|word| property.contains(word))
+}
+
+impl std::fmt::Debug for Properties {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.shown()).finish()
+    }
+}
+
+impl Properties {
+    fn shown(&self) -> impl Iterator<Item = (&String, &str)> {
+        self.0.iter().map(|(name, value)| {
+            let shown = if is_secret(name) { REDACTED } else { value };
+            (name, shown)
+        })
+    }
 }
 
 impl Read for Properties {
@@ -428,10 +443,7 @@ impl Read for Properties {
 
 impl Serialize for Properties {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| {
-            let shown = if is_secret(name) { REDACTED } else { value };
-            (name, shown)
-        }))
+        serializer.collect_map(self.shown())
     }
 }
 

@@ -273,10 +273,7 @@ impl Decoder {
         columns: &[(String, ColumnType<'static>)],
     ) -> Result<Self, MappingError> {
         let has = |column: &str| columns.iter().any(|(name, _)| name == column);
-        let (mapped, missing) = match outbox.columns.for_table(has) {
-            Ok(mapped) => (mapped, Vec::new()),
-            Err(missing) => (outbox.columns.clone(), missing),
-        };
+        let (mapped, missing) = outbox.columns.for_table(has);
         let problems = check::problems(outbox, &mapped, &missing, columns);
         if !problems.is_empty() {
             return Err(MappingError {

@@ -17,6 +17,7 @@ use scylla::cluster::metadata::{ColumnType, NativeType};
 use scylla::errors::{
     DeserializationError, ExecutionError, IntoRowsResultError, PrepareError, RowsError,
 };
+use scylla::frame::response::result::ColumnSpec;
 use scylla::response::query_result::QueryRowsResult;
 use scylla::response::{PagingState, PagingStateResponse};
 use scylla::statement::prepared::PreparedStatement;
@@ -353,6 +354,35 @@ impl<'s> StreamIndex<'s> {
             .map(|at| self.ids[at].1)
             .map_err(|_| PageError::Stream)
     }
+}
+
+/// The columns that an outbox needs, with their types in the base table: for a table whose log does
+/// not exist, and so cannot be opened.
+///
+/// # Errors
+///
+/// When the table cannot be read.
+pub async fn base_column_types(
+    session: &Session,
+    outbox: &Outbox,
+    table: &TableDescription,
+) -> Result<Vec<(String, ColumnType<'static>)>, Error> {
+    let columns = columns(outbox, table);
+    let names: Vec<String> = columns.names.iter().map(|name| quoted(name)).collect();
+    let cql = format!(
+        "SELECT {} FROM {}.{}",
+        names.join(", "),
+        quoted(&outbox.table.keyspace),
+        quoted(&outbox.table.table)
+    );
+    let prepared = session.prepare(cql).await;
+    let prepared = prepared.map_err(|source| Error::Prepare {
+        table: outbox.table.clone(),
+        source: Box::new(source),
+    })?;
+    let specs = prepared.get_current_result_set_col_specs();
+    let owned = |spec: &ColumnSpec<'_>| (spec.name().to_owned(), spec.typ().clone().into_owned());
+    Ok(specs.get().iter().map(owned).collect())
 }
 
 /// The primary key, then the mapped columns that the table has.

@@ -4,6 +4,7 @@
 //! [`support`] for where broker and database come from.
 
 mod broker_restart;
+mod check;
 mod crash;
 mod delivery;
 mod generations;

@@ -4,7 +4,7 @@ use super::STALL;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -37,12 +37,7 @@ impl Relay {
 
     /// Runs a command of the binary that ends by itself, and gives what it printed.
     pub(crate) async fn command(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_outbox-relay"))
-            .args(arguments)
-            .arg("--config")
-            .arg(self.config())
-            .output()
-            .await?;
+        let output = self.output(arguments).await?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             bail!(
@@ -52,6 +47,13 @@ impl Relay {
             );
         }
         Ok(printed)
+    }
+
+    /// Runs a command of the binary that ends by itself, however it ends.
+    pub(crate) async fn output(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
+        command.args(arguments).arg("--config").arg(self.config());
+        Ok(command.output().await?)
     }
 
     /// Starts the relay and waits until it says that it is ready.
