@@ -12,6 +12,7 @@ pub mod ack;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod dead_letters;
 pub mod decode;
 pub mod event;
 pub mod pipeline;

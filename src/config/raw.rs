@@ -15,8 +15,8 @@ use super::read::{Node, Read, Reader};
 use super::reference::{Field, Show, Shown};
 use super::resolved::{Start, TopicTemplate};
 use super::values::{
-    Bytes, Consistency, Entry, Format, LogForm, Password, Preset, Properties, Rotation, Span,
-    StartAt, Table,
+    Bytes, Consistency, Entry, Format, LogForm, OnExhausted, OnPermanent, Password, Preset,
+    Properties, Rotation, Span, StartAt, Table,
 };
 
 /// Declares a section. A key that is unset by default shows an example in the reference.
@@ -76,9 +76,13 @@ section! {
         outboxes: Vec<Outbox> = Vec::new();
         /// How the CDC log is followed.
         follow: Follow = Follow::default();
-        /// What happens to an attempt to publish that fails: the event is tried again, for ever,
-        /// and later events of its key wait.
+        /// What happens to an attempt to publish that fails: the event is tried again, and later
+        /// events of its key wait.
         retry: Retry = Retry::default();
+        /// When the relay stops to try, because it is Kafka that fails.
+        breaker: Breaker = Breaker::default();
+        /// What happens to events that could not be published.
+        dead_letters: DeadLetters = DeadLetters::default();
         /// How progress is saved.
         checkpoint: Checkpoint = Checkpoint::default();
         /// Bounds on what is in flight. At a limit the relay reads less; it never drops.
@@ -251,6 +255,47 @@ section! {
         /// How long one attempt may take, from the producer to the acknowledgement of all replicas
         /// that are in sync. Long enough for a change of leader that librdkafka handles by itself.
         attempt_timeout: Span = Span::secs(5);
+        /// Attempts of one event, the first included. Attempts that probe whether Kafka is back,
+        /// and those refused for wrong credentials, do not count.
+        max_attempts: u64 = 5;
+        /// What happens to an event after its last attempt: dead_letter (it is kept in ScyllaDB and
+        /// published later, in its key's order) or hold (it is attempted for ever and holds its key).
+        on_exhausted: OnExhausted = OnExhausted::DeadLetter;
+    }
+}
+
+section! {
+    /// The circuit breaker before Kafka. While it is open nothing is attempted, and waiting uses up
+    /// no attempts.
+    Breaker {
+        /// Failed attempts in a row, of any keys, that open it. Failures of single events (too
+        /// large, not authorised) do not count.
+        failure_threshold: u64 = 5;
+        /// How long it stays open before a few events may probe whether Kafka is back.
+        open_for: Span = Span::secs(30);
+        /// Successful probes that close it; a failed one opens it again.
+        success_threshold: u64 = 3;
+    }
+}
+
+section! {
+    /// Events that could not be published, kept in the relay's keyspace.
+    DeadLetters {
+        /// What happens to the key of an event that fails for good: park_key (later events of the
+        /// key join it, so that a replay keeps their order) or skip (they are published, and the
+        /// key's order is given up).
+        on_permanent: OnPermanent = OnPermanent::ParkKey;
+        /// Whether events whose attempts were used up are published by themselves once Kafka is
+        /// back. Those that failed for good wait for a person.
+        auto_replay: bool = true;
+        /// Pause between two such replays while some are left: an error of a single topic opens no
+        /// breaker, whose closing would start one.
+        auto_replay_interval: Span = Span::secs(60);
+        /// Parked keys kept in memory, some 100 bytes each. At the limit a failing event holds its
+        /// key instead of becoming a dead letter.
+        max_parked_keys: u64 = 1_000_000;
+        /// Replays under way at once, each of another key.
+        replay_concurrency: u64 = 64;
     }
 }
 

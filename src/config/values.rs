@@ -354,6 +354,14 @@ choice! {
     LogForm { Text = "text", Json = "json" }
 }
 choice! {
+    /// What follows the last attempt.
+    OnExhausted { DeadLetter = "dead_letter", Hold = "hold" }
+}
+choice! {
+    /// What becomes of the key of an event that failed for good.
+    OnPermanent { ParkKey = "park_key", Skip = "skip" }
+}
+choice! {
     /// When a log file ends.
     Rotation { Hourly = "hourly", Daily = "daily", Never = "never" }
 }

@@ -11,6 +11,8 @@
 //! Deliberately absent: counting attempts (the lane does), waiting (the pipeline does), and
 //! giving up.
 
+pub mod breaker;
+
 use std::time::{Duration, Instant};
 
 use backoff::Clock;
