@@ -1,8 +1,14 @@
 //! What can go wrong with a delivery, and what follows from it.
 //!
 //! [`kind_of`] turns an error code of librdkafka into a [`Kind`]; [`Kind::class`] says what the
-//! relay does about it and [`Kind::remedy`] what a person can do. Both are total, without a
-//! wildcard over our own kinds: a new kind does not compile until it has both.
+//! relay does about it, [`Kind::is_outage`] and [`Kind::uses_up_attempts`] what it counts for, and
+//! [`Kind::remedy`] what a person can do. Invariants:
+//!
+//! 1. All of these are total, without a wildcard over our own kinds: a new kind does not compile
+//!    until it has its answer to each.
+//! 2. [`Kind::name`] is stable: it is stored with dead letters and labels metrics.
+//! 3. An error of which the record is the cause never counts as an outage, whatever it is: one
+//!    poison event must not stop the others.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
@@ -55,6 +61,104 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds, in the order of their declaration.
+    pub const ALL: [Self; 16] = [
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::LeaderMoved,
+        Self::NotEnoughReplicas,
+        Self::Throttled,
+        Self::BrokerStorage,
+        Self::Authentication,
+        Self::Authorization,
+        Self::UnknownTopic,
+        Self::InvalidTopic,
+        Self::TooLarge,
+        Self::InvalidRecord,
+        Self::Unsupported,
+        Self::Purged,
+        Self::ProducerLost,
+        Self::Other,
+    ];
+
+    /// The name in metrics, logs, dead letters and documents: snake case, and stable.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timed_out",
+            Self::LeaderMoved => "leader_moved",
+            Self::NotEnoughReplicas => "not_enough_replicas",
+            Self::Throttled => "throttled",
+            Self::BrokerStorage => "broker_storage",
+            Self::Authentication => "authentication",
+            Self::Authorization => "authorization",
+            Self::UnknownTopic => "unknown_topic",
+            Self::InvalidTopic => "invalid_topic",
+            Self::TooLarge => "too_large",
+            Self::InvalidRecord => "invalid_record",
+            Self::Unsupported => "unsupported",
+            Self::Purged => "purged",
+            Self::ProducerLost => "producer_lost",
+            Self::Other => "other",
+        }
+    }
+
+    /// The kind of this [`Kind::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Whether it counts towards opening the breaker: the cluster is at fault and not the record,
+    /// so other records would fare no better.
+    ///
+    /// Not an outage are permanent errors (the record or its topic is at fault), a purge and a
+    /// lost producer (the relay's own doing, mended by a new producer), and an error that we
+    /// cannot name: it may be the record's, and one event must not stop the others.
+    pub fn is_outage(self) -> bool {
+        match self {
+            Self::Unreachable
+            | Self::TimedOut
+            | Self::LeaderMoved
+            | Self::NotEnoughReplicas
+            | Self::Throttled
+            | Self::BrokerStorage
+            | Self::Authentication => true,
+            Self::Authorization
+            | Self::UnknownTopic
+            | Self::InvalidTopic
+            | Self::TooLarge
+            | Self::InvalidRecord
+            | Self::Unsupported
+            | Self::Purged
+            | Self::ProducerLost
+            | Self::Other => false,
+        }
+    }
+
+    /// Whether a failure of this kind counts as one of the event's `retry.max_attempts`.
+    ///
+    /// It does not where the event had no chance: the broker never looked at it because it does
+    /// not know us (a person must act, and no event is to be dead-lettered meanwhile), or the
+    /// relay itself gave the attempt up.
+    pub fn uses_up_attempts(self) -> bool {
+        match self {
+            Self::Authentication | Self::Purged | Self::ProducerLost => false,
+            Self::Unreachable
+            | Self::TimedOut
+            | Self::LeaderMoved
+            | Self::NotEnoughReplicas
+            | Self::Throttled
+            | Self::BrokerStorage
+            | Self::Authorization
+            | Self::UnknownTopic
+            | Self::InvalidTopic
+            | Self::TooLarge
+            | Self::InvalidRecord
+            | Self::Unsupported
+            | Self::Other => true,
+        }
+    }
+
     /// What the relay does.
     pub fn class(self) -> Class {
         match self {
@@ -119,9 +223,18 @@ impl Kind {
     }
 }
 
+// `Other` is declared last: a kind that is missing from the list does not compile.
+const _: () = assert!(Kind::ALL.len() == Kind::Other as usize + 1);
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// One attempt failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind:?}: {code}")]
+#[error("{kind}: {code}")]
 pub struct DeliveryError {
     /// What librdkafka says.
     pub code: RDKafkaErrorCode,
@@ -280,6 +393,27 @@ fn possibly_persisted(code: RDKafkaErrorCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_kinds() {
+        for (index, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
+            assert_eq!(Kind::from_name(kind.name()), Some(kind));
+        }
+        assert_eq!(Kind::from_name("Unreachable"), None);
+    }
+
+    #[test]
+    fn an_outage_is_transient_and_what_uses_up_no_attempts_is_never_dead_lettered() {
+        for kind in Kind::ALL {
+            let class = kind.class();
+            assert!(!kind.is_outage() || class == Class::Transient, "{kind}");
+            assert!(
+                kind.uses_up_attempts() || class != Class::Permanent,
+                "{kind}"
+            );
+        }
+    }
 
     #[test]
     fn codes_have_the_class_that_their_remedy_needs() {
