@@ -59,9 +59,16 @@ impl Filter {
             && is(self.event_type.as_ref(), letter.label.event_type.as_deref())
             && is(self.id.as_ref(), Some(&letter.label.event_id))
             && is(self.reason.as_ref(), Some(letter.reason.name()))
-            && self.key.as_ref().is_none_or(|key| key.as_bytes() == &letter.key[..])
-            && self.since_millis.is_none_or(|since| letter.first_failed_millis >= since)
-            && self.until_millis.is_none_or(|until| letter.first_failed_millis < until)
+            && self
+                .key
+                .as_ref()
+                .is_none_or(|key| key.as_bytes() == &letter.key[..])
+            && self
+                .since_millis
+                .is_none_or(|since| letter.first_failed_millis >= since)
+            && self
+                .until_millis
+                .is_none_or(|until| letter.first_failed_millis < until)
     }
 
     /// Whether it can tell dead letters of one key apart. If not, all of a key are meant or none.

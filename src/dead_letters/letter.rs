@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use scylla_cdc::cdc_types::StreamID;
 use serde::Serialize;
 
 use crate::event::{Position, Record};
@@ -78,7 +79,7 @@ pub struct Place {
     /// Position inside the stream: the order of the events of a key.
     pub position: Position,
     /// The stream.
-    pub stream: Bytes,
+    pub stream: StreamID,
 }
 
 impl Ord for Place {

@@ -54,7 +54,10 @@ impl Parking {
     }
 
     fn hash(&self, table: TableId, key: &[u8]) -> u128 {
-        let [high, low] = self.hashers.each_ref().map(|hasher| hasher.hash_one((table, key)));
+        let [high, low] = self
+            .hashers
+            .each_ref()
+            .map(|hasher| hasher.hash_one((table, key)));
         (u128::from(high) << 64) | u128::from(low)
     }
 
@@ -149,7 +152,11 @@ mod tests {
         parking.park(T, b"k");
         assert_eq!(parking.quiet(T, b"k"), Quiet::Since(0));
         parking.write_begins(T, b"k");
-        assert_eq!(parking.quiet(T, b"k"), Quiet::Not, "a look may not see it yet");
+        assert_eq!(
+            parking.quiet(T, b"k"),
+            Quiet::Not,
+            "a look may not see it yet"
+        );
         parking.write_ended(T, b"k");
         assert!(!parking.release(T, b"k", 0), "it began after the look");
         assert_eq!(parking.quiet(T, b"k"), Quiet::Since(1));

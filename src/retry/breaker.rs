@@ -247,15 +247,39 @@ mod tests {
             ("a success keeps it closed", &[S], Closed),
             ("four failures do not open it", &[F, F, F, F], Closed),
             ("five failures open it", &[F, F, F, F, F], Open),
-            ("a success forgets failures", &[F, F, F, F, S, F, F, F, F], Closed),
+            (
+                "a success forgets failures",
+                &[F, F, F, F, S, F, F, F, F],
+                Closed,
+            ),
             ("open, it waits", &[F, F, F, F, F, T(29)], Open),
-            ("after 30 s it is half-open", &[F, F, F, F, F, T(30)], HalfOpen),
-            ("two successes are not enough", &[F, F, F, F, F, T(30), S, S], HalfOpen),
-            ("three successes close it", &[F, F, F, F, F, T(30), S, S, S], Closed),
+            (
+                "after 30 s it is half-open",
+                &[F, F, F, F, F, T(30)],
+                HalfOpen,
+            ),
+            (
+                "two successes are not enough",
+                &[F, F, F, F, F, T(30), S, S],
+                HalfOpen,
+            ),
+            (
+                "three successes close it",
+                &[F, F, F, F, F, T(30), S, S, S],
+                Closed,
+            ),
             ("a failed probe opens it", &[F, F, F, F, F, T(30), F], Open),
-            ("also after successes", &[F, F, F, F, F, T(30), S, S, F], Open),
+            (
+                "also after successes",
+                &[F, F, F, F, F, T(30), S, S, F],
+                Open,
+            ),
             ("again for 30 s", &[F, F, F, F, F, T(30), F, T(59)], Open),
-            ("and then half-open", &[F, F, F, F, F, T(30), F, T(60)], HalfOpen),
+            (
+                "and then half-open",
+                &[F, F, F, F, F, T(30), F, T(60)],
+                HalfOpen,
+            ),
             (
                 "closed again, it counts anew",
                 &[F, F, F, F, F, T(30), S, S, S, F, F, F, F],
@@ -303,7 +327,10 @@ mod tests {
         assert!(probes.iter().all(|probe| probe.is_probe()));
         assert_eq!(breaker.admit(), Admission::AfterProbe);
         breaker.passed(probes[0]);
-        assert!(go(&mut breaker).is_probe(), "a probe that said nothing is replaced");
+        assert!(
+            go(&mut breaker).is_probe(),
+            "a probe that said nothing is replaced"
+        );
         breaker.succeeded(probes[1]);
         assert_eq!(breaker.admit(), Admission::AfterProbe);
     }

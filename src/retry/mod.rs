@@ -97,6 +97,8 @@ mod tests {
             multiplier,
             max_backoff: Duration::from_millis(max),
             attempt_timeout: Duration::from_secs(5),
+            max_attempts: std::num::NonZeroU32::MIN,
+            on_exhausted: config::OnExhausted::Hold,
         })
     }
 

@@ -94,6 +94,7 @@ impl Relay {
             let delivery = Delivery {
                 table: TableId(0),
                 record: record.clone(),
+                label: crate::dead_letters::Label::default(),
                 ack,
             };
             self.handle
