@@ -15,6 +15,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod decode;
 pub mod event;
+pub mod ownership;
 pub mod pipeline;
 pub mod retry;
 pub mod route;

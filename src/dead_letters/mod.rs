@@ -11,10 +11,15 @@
 //!
 //! It does not decide what becomes a dead letter: the pipeline does.
 
+pub mod extent;
 pub mod filter;
 pub mod letter;
 pub mod parking;
+pub mod recode;
+pub mod replay;
+pub mod requests;
 pub mod store;
+pub mod task;
 
 use futures::future::BoxFuture;
 use std::sync::Arc;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
+use scylla::client::pager::TypedRowStream;
 use scylla::client::session::Session;
 use scylla::errors::{
     ExecutionError, NextRowError, PagerExecutionError, PrepareError, TypeCheckError,
@@ -120,7 +121,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// In which partition the dead letters of a key lie. Never changes: it names a partition.
-fn bucket(key: &[u8]) -> i16 {
+pub fn bucket(key: &[u8]) -> i16 {
     let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, fnv);
     ((hash >> 32) % BUCKETS as u64) as i16
@@ -149,6 +150,50 @@ struct LetterRow {
     last_failed: Option<CqlTimestamp>,
 }
 
+/// The same without what may be large.
+#[derive(DeserializeRow)]
+struct OutlineRow {
+    key: Vec<u8>,
+    written: CqlTimeuuid,
+    seq: i32,
+    stream: StreamID,
+    event_id: Option<String>,
+    event_type: Option<String>,
+    topic: Option<String>,
+    record_time: Option<i64>,
+    reason: Option<String>,
+    parks: Option<bool>,
+    error_kind: Option<String>,
+    error: Option<String>,
+    attempts: Option<i32>,
+    first_failed: Option<CqlTimestamp>,
+    last_failed: Option<CqlTimestamp>,
+}
+
+impl From<OutlineRow> for LetterRow {
+    fn from(row: OutlineRow) -> Self {
+        Self {
+            key: row.key,
+            written: row.written,
+            seq: row.seq,
+            stream: row.stream,
+            event_id: row.event_id,
+            event_type: row.event_type,
+            topic: row.topic,
+            payload: None,
+            headers: None,
+            record_time: row.record_time,
+            reason: row.reason,
+            parks: row.parks,
+            error_kind: row.error_kind,
+            error: row.error,
+            attempts: row.attempts,
+            first_failed: row.first_failed,
+            last_failed: row.last_failed,
+        }
+    }
+}
+
 const COLUMNS: &str = "key, written, seq, stream, event_id, event_type, topic, payload, headers, \
                        record_time, reason, parks, error_kind, error, attempts, first_failed, \
                        last_failed";
@@ -175,6 +220,25 @@ struct NewRow<'l> {
     attempts: MaybeUnset<i32>,
     first_failed: MaybeUnset<CqlTimestamp>,
     last_failed: MaybeUnset<CqlTimestamp>,
+}
+
+/// Dead letters, one after the other.
+#[derive(Debug)]
+pub struct Walk {
+    source: String,
+    rows: TypedRowStream<OutlineRow>,
+}
+
+impl Walk {
+    /// The next one; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// When a page cannot be read, or a row not understood.
+    pub async fn next(&mut self) -> Result<Option<DeadLetter>, Error> {
+        let row = self.rows.try_next().await.map_err(read_error)?;
+        row.map(|row| letter(&self.source, row.into())).transpose()
+    }
 }
 
 /// A key with dead letters.
@@ -231,7 +295,7 @@ impl Store {
             insert: insert.await?,
             fail: fail.await?,
             delete: prepare(format!("DELETE FROM {table} WHERE {place}")).await?,
-            scan: prepare(select.clone()).await?,
+            scan: prepare(select.replace(" payload, headers,", "")).await?,
             keys: prepare(keys).await?,
             of_key: prepare(format!("{select} AND key = ? LIMIT ?")).await?,
             of_key_from: prepare(format!("{select} AND key = ? AND written >= ? LIMIT ?")).await?,
@@ -339,27 +403,19 @@ impl Store {
     }
 
     /// Looks at all dead letters of a table in one bucket, key by key and in the order of their
-    /// places, a page at a time, until `each` says no.
+    /// places, a page at a time. Their records are without payload and headers.
     ///
     /// # Errors
     ///
-    /// When a page cannot be read or understood.
-    pub async fn scan(
-        &self,
-        source: &str,
-        bucket: i16,
-        mut each: impl AsyncFnMut(DeadLetter) -> Result<bool, Error>,
-    ) -> Result<(), Error> {
+    /// When the first page cannot be read.
+    pub async fn walk(&self, source: &str, bucket: i16) -> Result<Walk, Error> {
         let values = (&self.relay, source, bucket);
         let rows = self.session.execute_iter(self.scan.clone(), values).await;
         let rows = rows.map_err(read_error)?;
-        let mut rows = rows.rows_stream::<LetterRow>().map_err(read_error)?;
-        while let Some(row) = rows.try_next().await.map_err(read_error)? {
-            if !each(letter(source, row)?).await? {
-                break;
-            }
-        }
-        Ok(())
+        Ok(Walk {
+            source: source.to_owned(),
+            rows: rows.rows_stream::<OutlineRow>().map_err(read_error)?,
+        })
     }
 
     /// The keys of a table that are parked, bucket by bucket; each once.
