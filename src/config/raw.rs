@@ -16,7 +16,7 @@ use super::reference::{Field, Show, Shown};
 use super::resolved::{Start, TopicTemplate};
 use super::values::{
     Bytes, Consistency, Entry, Format, LogForm, OnExhausted, OnPermanent, Password, Preset,
-    Properties, Rotation, Span, StartAt, Table,
+    Properties, Rotation, Span, StartAt, Table, UnreadyWhen,
 };
 
 /// Declares a section. A key that is unset by default shows an example in the reference.
@@ -91,6 +91,9 @@ section! {
         shutdown: Shutdown = Shutdown::default();
         /// Where logs go.
         log: Log = Log::default();
+        /// What happens when a task of the relay fails, and what its health depends on. Tasks are
+        /// restarted one by one: a table that fails never stops another (docs/supervision.md).
+        supervision: Supervision = Supervision::default();
     }
 }
 
@@ -352,6 +355,39 @@ section! {
         rotation: Rotation = Rotation::Daily;
         /// Files kept: a week of daily ones.
         keep: u64 = 7;
+    }
+}
+
+section! {
+    /// What happens when a task of the relay fails.
+    Supervision {
+        /// Pause before the first restart of a task. Short, since most failures are gone by then.
+        initial_backoff: Span = Span::secs(1);
+        /// Longest pause before a restart; the pause doubles up to it. A database that comes back
+        /// is found within it.
+        max_backoff: Span = Span::secs(30);
+        /// How long a run must last for the failures before it to be forgotten.
+        stable_after: Span = Span::secs(60);
+        /// Restarts of one table's source within the window; one more failure, and the table is
+        /// reported as failed: an error in the log, visible in the health. Other tables go on.
+        max_restarts: u64 = 10;
+        /// The window in which restarts are counted. The pauses before that many restarts must fit
+        /// into it: no table would ever be reported otherwise.
+        window: Span = Span::secs(600);
+        /// Pause between two attempts to start the source of a table that is reported as failed.
+        /// Nothing is lost meanwhile, but the CDC log keeps rows for its TTL only.
+        failed_retry: Span = Span::secs(120);
+        /// Pause between two checks of the parts (ScyllaDB, sources, checkpoints). A change of a
+        /// part's health is in the log within it.
+        health_interval: Span = Span::secs(5);
+        /// A table without a completed read for this long is reported as degraded: the pipeline is
+        /// full or ScyllaDB does not answer. At least twice follow.idle_poll is taken, so that an
+        /// idle table is healthy.
+        stalled_after: Span = Span::secs(60);
+        /// Which failed tables make the relay not ready: all_failed (as long as one table is
+        /// published, taking the relay out of service helps nobody) or any_failed (a failed table
+        /// is to stop a roll-out).
+        unready_when: UnreadyWhen = UnreadyWhen::AllFailed;
     }
 }
 

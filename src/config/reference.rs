@@ -52,6 +52,7 @@ shown_as_text!(
     super::values::Rotation,
     super::values::StartAt,
     super::values::Table,
+    super::values::UnreadyWhen,
     super::resolved::TopicTemplate,
     String
 );

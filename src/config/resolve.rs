@@ -12,7 +12,7 @@ use super::read::Reader;
 use super::resolved::{
     Breaker, Checkpoint, Columns, Config, DeadLetters, Follow, HeaderMapping, Limits, Log, LogFile,
     LogFormat, LogRotation, OnExhausted, OnPermanent, Outbox, Relay, Retry, Scylla, Secret,
-    Shutdown, StandardHeaders, TopicPart, TopicTemplate, ValueFormat,
+    Shutdown, StandardHeaders, Supervision, TopicPart, TopicTemplate, UnreadyWhen, ValueFormat,
 };
 use super::values::{self, Entry, Format, LogForm, Rotation, Span, is_schema_name};
 
@@ -44,6 +44,7 @@ pub(super) fn resolve(raw: &Raw, reader: &mut Reader<'_>) -> Config {
             ),
         },
         log: log(&raw.log, &root.key("log"), reader),
+        supervision: supervision(raw, &root.key("supervision"), reader),
     }
 }
 
@@ -551,4 +552,64 @@ fn log(raw: &raw::Log, path: &Path, reader: &mut Reader<'_>) -> Log {
             keep,
         }),
     }
+}
+
+fn supervision(raw: &Raw, path: &Path, reader: &mut Reader<'_>) -> Supervision {
+    let (follow, raw) = (&raw.follow, &raw.supervision);
+    let mut time = |key, value, range| span(value, range, &path.key(key), reader);
+    let initial_backoff = time("initial_backoff", raw.initial_backoff, MILLI..=HOUR);
+    let max_backoff = time("max_backoff", raw.max_backoff, MILLI..=HOUR);
+    let stable_after = time("stable_after", raw.stable_after, MILLI..=DAY);
+    let window = time("window", raw.window, MILLI..=DAY);
+    let failed_retry = time("failed_retry", raw.failed_retry, MILLI..=DAY);
+    let health_interval = time("health_interval", raw.health_interval, 10 * MILLI..=HOUR);
+    let stalled_after = time("stalled_after", raw.stalled_after, 100 * MILLI..=DAY);
+    let max_restarts = count(
+        raw.max_restarts,
+        1..=1000,
+        &path.key("max_restarts"),
+        reader,
+    );
+    if max_backoff < initial_backoff {
+        let message = format!(
+            "it must not be shorter than supervision.initial_backoff ({})",
+            raw.initial_backoff
+        );
+        reader.problem(&path.key("max_backoff"), message);
+    }
+    let pauses = doubling(initial_backoff, max_backoff, max_restarts.get());
+    if window < pauses && !reader.has_problem(&path.key("window")) {
+        let message = format!(
+            "{max_restarts} restarts take {} of pauses alone, longer than {}: a table that fails \
+             would never be reported as failed",
+            Span(pauses),
+            raw.window
+        );
+        reader.problem(&path.key("window"), message);
+    }
+    Supervision {
+        initial_backoff,
+        max_backoff,
+        stable_after,
+        max_restarts,
+        window,
+        failed_retry,
+        health_interval,
+        // An idle table must not look stalled, however rarely it is read.
+        stalled_after: stalled_after.max(follow.idle_poll.0.saturating_mul(2)),
+        unready_when: match raw.unready_when {
+            values::UnreadyWhen::AllFailed => UnreadyWhen::AllFailed,
+            values::UnreadyWhen::AnyFailed => UnreadyWhen::AnyFailed,
+        },
+    }
+}
+
+/// The sum of `count` pauses that double from `first` up to `longest`.
+fn doubling(first: Duration, longest: Duration, count: usize) -> Duration {
+    let pauses = std::iter::successors(Some(first), |pause| {
+        Some(pause.saturating_mul(2).min(longest))
+    });
+    pauses
+        .take(count)
+        .fold(Duration::ZERO, Duration::saturating_add)
 }

@@ -35,6 +35,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Where logs go.
     pub log: Log,
+    /// What happens when a task fails.
+    pub supervision: Supervision,
 }
 
 /// Who this relay is.
@@ -439,6 +441,40 @@ pub enum LogRotation {
     Daily,
     /// Never.
     Never,
+}
+
+/// What happens when a task of the relay fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supervision {
+    /// Pause before the first restart; it doubles.
+    pub initial_backoff: Duration,
+    /// Longest pause before a restart.
+    pub max_backoff: Duration,
+    /// A run that lasted this long makes the failures before it forgotten.
+    pub stable_after: Duration,
+    /// Restarts inside `window`; one more failure escalates.
+    pub max_restarts: NonZeroUsize,
+    /// Time in which restarts are counted.
+    pub window: Duration,
+    /// Pause between two attempts to start a task that is reported as failed.
+    pub failed_retry: Duration,
+    /// Pause between two checks of the parts.
+    pub health_interval: Duration,
+    /// A table without a completed read for this long is degraded; at least twice
+    /// `follow.idle_poll`.
+    pub stalled_after: Duration,
+    /// Which failed tables make the relay not ready.
+    pub unready_when: UnreadyWhen,
+}
+
+/// Which failed tables make the relay not ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnreadyWhen {
+    /// Every one.
+    #[default]
+    AllFailed,
+    /// Any one.
+    AnyFailed,
 }
 
 /// A value that is never printed.

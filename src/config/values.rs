@@ -365,6 +365,10 @@ choice! {
     /// When a log file ends.
     Rotation { Hourly = "hourly", Daily = "daily", Never = "never" }
 }
+choice! {
+    /// Which failed tables make the relay not ready.
+    UnreadyWhen { AllFailed = "all_failed", AnyFailed = "any_failed" }
+}
 
 /// An entry that a preset gives unless it is named or unmapped.
 #[derive(Debug, Clone, PartialEq, Eq)]

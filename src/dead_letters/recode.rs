@@ -16,7 +16,7 @@ use crate::config::Outbox;
 use crate::decode::{Decision, Decoder};
 use crate::event::{Change, Record, TableId};
 use crate::route::Router;
-use crate::runtime::restart::Chain;
+use crate::runtime::Chain;
 use crate::source::changes::Assembler;
 use crate::source::reader::{LogReader, Range};
 

@@ -31,8 +31,8 @@ use super::recode::Recoder;
 use super::store::{self, BUCKETS, Store, bucket};
 use crate::event::TableId;
 use crate::pipeline::{self, Closed, Handle, Replayed};
+use crate::runtime::Chain;
 use crate::runtime::Phase;
-use crate::runtime::restart::Chain;
 
 /// Dead letters of one key read at once.
 const PAGE: i32 = 16;

@@ -20,8 +20,8 @@ use super::replay::{Action, Error, Order, Progress, Replayer};
 use super::requests::{Report, Requests, State};
 use crate::config;
 use crate::retry::breaker;
+use crate::runtime::Chain;
 use crate::runtime::Phase;
-use crate::runtime::restart::Chain;
 use crate::telemetry::metrics::Metrics;
 
 /// Pause between two looks for requests.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::permits::Admitted;
 use crate::dead_letters::{DeadLetter, Error, Keep};
-use crate::runtime::restart::Chain;
+use crate::runtime::Chain;
 use crate::telemetry::metrics::Metrics;
 
 /// Writes under way at once.

@@ -8,7 +8,7 @@ use scylla::statement::Consistency;
 
 use crate::config::{
     Breaker, Checkpoint, Config, DeadLetters, Follow, Kafka, Limits, Log, LogFormat, OnExhausted,
-    OnPermanent, Relay, Retry, Scylla, Shutdown, Start,
+    OnPermanent, Relay, Retry, Scylla, Shutdown, Start, Supervision, UnreadyWhen,
 };
 
 fn count(n: usize) -> NonZeroUsize {
@@ -81,6 +81,17 @@ pub(crate) fn config() -> Config {
             level: "info".into(),
             format: LogFormat::Text,
             file: None,
+        },
+        supervision: Supervision {
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(30),
+            stable_after: Duration::from_mins(1),
+            max_restarts: count(10),
+            window: Duration::from_mins(10),
+            failed_retry: Duration::from_mins(2),
+            health_interval: Duration::from_secs(5),
+            stalled_after: Duration::from_mins(1),
+            unready_when: UnreadyWhen::AllFailed,
         },
     }
 }
