@@ -12,6 +12,8 @@ use serde::Serialize;
 use super::OutputFormat;
 use crate::checkpoint;
 use crate::config::{Columns, Config, TableName};
+use crate::dead_letters;
+use crate::ownership;
 use crate::scylla as cluster;
 
 /// Copies of the data when nobody says how many, if there are as many nodes.
@@ -137,6 +139,14 @@ fn items(config: &Config, copies: usize) -> Result<Vec<Item>> {
         .collect();
     let tables = ["checkpoints", "sources"];
     for (table, cql) in tables.into_iter().zip(checkpoint::ddl(own)) {
+        items.push(Item {
+            name: format!("{own}.{table}"),
+            cql,
+            state: None,
+        });
+    }
+    let owners = std::iter::once(("owners", ownership::ddl(own)));
+    for (table, cql) in dead_letters::store::ddl(own).into_iter().chain(owners) {
         items.push(Item {
             name: format!("{own}.{table}"),
             cql,

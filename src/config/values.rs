@@ -264,6 +264,11 @@ written_as_text!(Table, "Table", {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StartAt(pub(super) Start);
 
+/// Parses a duration such as `10ms` or `1m 30s`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    Span::parse(text).map(|span| span.0)
+}
+
 /// Parses `earliest`, `latest` or an RFC 3339 time.
 pub fn parse_start(text: &str) -> Result<Start, String> {
     match text {

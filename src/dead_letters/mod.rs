@@ -24,9 +24,45 @@ pub mod task;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
+use crate::event::TableId;
+
 pub use letter::{DeadLetter, Failure, Label, Place, Reason};
 pub use parking::Parking;
 pub use store::{Error, Store};
+
+/// What of the dead letters a relay has to know when it starts.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The keys that are parked.
+    pub parking: Parking,
+    /// Whether some were exhausted, so that a replay may help.
+    pub exhausted: bool,
+}
+
+/// Looks for parked keys of these outbox tables, which are in the order of their ids.
+///
+/// # Errors
+///
+/// When they cannot be read.
+pub async fn load(store: &Store, tables: &[String], limit: usize) -> Result<Loaded, Error> {
+    let mut parking = Parking::new(limit);
+    let mut exhausted = false;
+    for (index, table) in tables.iter().enumerate() {
+        let table_id = TableId(index as u16);
+        let park = |parked: store::ParkedKey| {
+            exhausted |= parked.exhausted;
+            parking.park(table_id, &parked.key);
+        };
+        store.parked_keys(table, park).await?;
+    }
+    if !parking.is_empty() {
+        tracing::warn!(
+            keys = parking.len(),
+            "keys are parked: they have dead letters; see `outbox-relay dead-letters`"
+        );
+    }
+    Ok(Loaded { parking, exhausted })
+}
 
 /// Where the pipeline puts dead letters.
 pub trait Keep: Send + Sync {

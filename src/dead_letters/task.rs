@@ -49,6 +49,11 @@ impl std::fmt::Debug for Task {
     }
 }
 
+async fn stopping(phase: &mut watch::Receiver<Phase>) {
+    // A closed channel means that the runtime has ended: stop as well.
+    let _ = phase.wait_for(|phase| *phase > Phase::Running).await;
+}
+
 /// Whether there may be something for a replay without a person.
 struct Exhausted {
     maybe: bool,
@@ -87,7 +92,7 @@ impl Task {
         };
         loop {
             tokio::select! {
-                _ = phase.wait_for(|phase| *phase > Phase::Running) => return Ok(()),
+                () = stopping(&mut phase) => return Ok(()),
                 changed = breaker.changed() => {
                     if changed.is_err() {
                         return Ok(());

@@ -10,6 +10,7 @@
 
 mod chain;
 pub mod health;
+mod owner;
 mod relay;
 pub mod signals;
 pub mod supervisor;

@@ -7,14 +7,21 @@ use std::time::Duration;
 use scylla::client::session::Session;
 use scylla::statement::{Consistency, Statement};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
-use super::Chain;
 use super::health::{Board, Monitor, Progress, Watched};
+use super::owner;
 use super::supervisor::{BoxError, Deadlines, Fatal, Kept, Kind, Name, Supervisor};
+use super::{Chain, Phase};
 use crate::checkpoint;
 use crate::config::{Config, Outbox};
+use crate::dead_letters::recode::Recoder;
+use crate::dead_letters::replay::Replayer;
+use crate::dead_letters::requests::Requests;
+use crate::dead_letters::{self, Loaded};
 use crate::event::TableId;
-use crate::pipeline::{self, Handle, Pipeline};
+use crate::ownership::{self, Ownership, Role};
+use crate::pipeline::{self, DeadLetterBox, Handle, Pipeline};
 use crate::scylla as cluster;
 use crate::sink::{KafkaSink, OpenError};
 use crate::source::clock::Clock;
@@ -29,6 +36,8 @@ const LAST_CHECKPOINT: Duration = Duration::from_secs(15);
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// How long dead letters that are under way may take. Past that they stay unsettled.
 const SETTLE: Duration = Duration::from_secs(5);
+/// How long giving up the relay's name may take.
+const RELEASE: Duration = Duration::from_secs(2);
 /// Pause between two attempts to reach ScyllaDB at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(2);
 /// What the health monitor asks: every node can answer it from memory.
@@ -64,6 +73,12 @@ pub enum Error {
     /// The relay's own tables cannot be used.
     #[error("open the relay's own tables")]
     Checkpoints(#[source] checkpoint::Error),
+    /// The dead letters cannot be used.
+    #[error("open the dead letters")]
+    DeadLetters(#[source] dead_letters::Error),
+    /// The relay's name cannot be claimed.
+    #[error("claim the relay's name")]
+    Ownership(#[from] ownership::Error),
     /// The producer cannot be made.
     #[error("open the Kafka producer")]
     Producer(#[source] OpenError),
@@ -91,7 +106,22 @@ pub async fn run(
         session = connect(&config) => Arc::new(session),
         () = &mut stop => return Ok(Summary { checkpointed: true, ..Summary::default() }),
     };
-    let mut relay = Relay::start(&config, &hooks, session).await?;
+    let ownership = Ownership::new(
+        Arc::clone(&session),
+        &config.scylla.keyspace,
+        &config.relay.name,
+        Role::Relay,
+    );
+    let ownership = Arc::new(ownership.await?);
+    tokio::select! {
+        claimed = owner::claim(&ownership) => claimed?,
+        () = &mut stop => return Ok(Summary { checkpointed: true, ..Summary::default() }),
+    }
+    let started = Relay::start(&config, &hooks, session, Arc::clone(&ownership)).await;
+    let Ok(mut relay) = started else {
+        give_up(&ownership).await;
+        return started.map(|_| Summary::default());
+    };
     tracing::info!(relay = %config.relay.name, tables = config.outboxes.len(), "relay is ready");
     (hooks.health).open(config.supervision.unready_when, hooks.ready.clone());
 
@@ -101,6 +131,7 @@ pub async fn run(
     };
     hooks.health.close();
     let (summary, more) = relay.stop(config.shutdown.drain_timeout).await;
+    give_up(&ownership).await;
     tracing::info!(
         published = summary.published,
         left = summary.left,
@@ -124,20 +155,44 @@ impl Relay {
         config: &Arc<Config>,
         hooks: &Hooks,
         session: Arc<Session>,
+        ownership: Arc<Ownership>,
     ) -> Result<Self, Error> {
         let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
         let store = checkpoint::Store::new(Arc::clone(&session), keyspace, name).await;
         let store = Arc::new(store.map_err(Error::Checkpoints)?);
+        let mut relay = Self {
+            supervisor: Supervisor::new(
+                config.supervision.clone(),
+                hooks.health.clone(),
+                Arc::clone(&hooks.metrics),
+            ),
+            published: Arc::default(),
+        };
+        // From here on the name is renewed: what follows may take long.
+        relay.start_lease(ownership);
+        let letters = DeadLetters::open(config, &session).await?;
         let sink = KafkaSink::new(config).map_err(Error::Producer)?;
         let metrics = Arc::clone(&hooks.metrics);
         let (handle, pipeline) =
             pipeline::new(config, Box::new(sink), Arc::clone(&metrics)).map_err(Error::Producer)?;
-        let supervision = config.supervision.clone();
-        let mut relay = Self {
-            supervisor: Supervisor::new(supervision, hooks.health.clone(), metrics),
-            published: Arc::default(),
-        };
+        let tables = letters.tables.clone();
+        let pipeline = pipeline.with_dead_letters(DeadLetterBox {
+            keep: Arc::new(letters.store.clone()),
+            parking: letters.loaded.parking,
+            tables: tables.clone(),
+        });
         relay.start_pipeline(pipeline);
+        let task = Replays {
+            store: letters.store,
+            requests: letters.requests,
+            recoder: Arc::new(Recoder::new(Arc::clone(&session), config.outboxes.clone())),
+            handle: handle.clone(),
+            tables,
+            config: Arc::clone(config),
+            metrics: Arc::clone(&metrics),
+            exhausted: letters.loaded.exhausted,
+        };
+        relay.start_replays(task);
         let sources = Sources {
             reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
             clock: Arc::new(Clock::default()),
@@ -172,6 +227,21 @@ impl Relay {
                 let _ = published.set(pipeline?.run(phase).await);
                 Ok::<(), BoxError>(())
             }
+        });
+    }
+
+    fn start_lease(&mut self, ownership: Arc<Ownership>) {
+        self.supervisor.start(Kind::Lease, move |_| {
+            let ownership = Arc::clone(&ownership);
+            async move { owner::hold(&ownership).await }
+        });
+    }
+
+    fn start_replays(&mut self, replays: Replays) {
+        let replays = Arc::new(replays);
+        self.supervisor.start(Kind::Replayer, move |phase| {
+            let task = replays.task(phase.clone());
+            async move { task.run(phase).await }
         });
     }
 
@@ -230,6 +300,74 @@ impl Relay {
             checkpointed: stopped.unfinished.is_empty(),
         };
         (summary, stopped.fatal)
+    }
+}
+
+/// Gives the relay's name to whoever wants it next. If that fails, the lease ends by itself.
+async fn give_up(ownership: &Ownership) {
+    let released = timeout(RELEASE, ownership.release()).await;
+    if let Ok(Err(error)) = released {
+        tracing::warn!(error = %Chain(&error), "the relay's name was not given up");
+    }
+}
+
+/// What is known of the dead letters at the start.
+struct DeadLetters {
+    store: dead_letters::Store,
+    requests: Requests,
+    loaded: Loaded,
+    tables: Vec<String>,
+}
+
+impl DeadLetters {
+    async fn open(config: &Config, session: &Arc<Session>) -> Result<Self, Error> {
+        let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
+        let store = dead_letters::Store::new(Arc::clone(session), keyspace, name).await;
+        let store = store.map_err(Error::DeadLetters)?;
+        let requests = Requests::new(Arc::clone(session), keyspace, name).await;
+        let tables: Vec<String> = (config.outboxes.iter())
+            .map(|outbox| outbox.table.to_string())
+            .collect();
+        let limit = config.dead_letters.max_parked_keys.get();
+        let loaded = dead_letters::load(&store, &tables, limit).await;
+        Ok(Self {
+            store,
+            requests: requests.map_err(Error::DeadLetters)?,
+            loaded: loaded.map_err(Error::DeadLetters)?,
+            tables,
+        })
+    }
+}
+
+/// What the task that replays dead letters is made of, at each of its starts.
+struct Replays {
+    store: dead_letters::Store,
+    requests: Requests,
+    recoder: Arc<Recoder>,
+    handle: Handle,
+    tables: Vec<String>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    exhausted: bool,
+}
+
+impl Replays {
+    fn task(&self, phase: watch::Receiver<Phase>) -> dead_letters::task::Task {
+        let config = &self.config.dead_letters;
+        dead_letters::task::Task {
+            replayer: Replayer {
+                store: self.store.clone(),
+                handle: self.handle.clone(),
+                tables: self.tables.clone(),
+                concurrency: config.replay_concurrency.get(),
+                recoder: Arc::clone(&self.recoder),
+                phase,
+            },
+            requests: self.requests.clone(),
+            config: config.clone(),
+            metrics: Arc::clone(&self.metrics),
+            exhausted: self.exhausted,
+        }
     }
 }
 

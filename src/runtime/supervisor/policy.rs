@@ -24,7 +24,7 @@ pub enum Kind {
     Replayer,
     /// Checks the parts.
     HealthMonitor,
-    /// Keeps the ownership of stream groups, when several relays share them.
+    /// Renews the claim on the relay's name.
     Lease,
     /// Answers HTTP requests.
     Http,
@@ -170,12 +170,15 @@ impl Kind {
                 IsEnded,
                 "events flow without it; only what is reported grows old",
             ),
-            Self::Lease => Policy::restart(
-                Escalation::None,
-                IsEnded,
-                "a relay that loses its stream groups is fenced: its checkpoints are refused and \
-                 another relay goes on",
-            ),
+            Self::Lease => Policy {
+                on_error: Reaction::Drain,
+                ..Policy::restart(
+                    Escalation::None,
+                    IsEnded,
+                    "an error means that another process owns the relay's name, and two would \
+                     publish everything twice; a claim that only could not be renewed is tried again",
+                )
+            },
             Self::Http => Policy::restart(
                 Escalation::None,
                 IsEnded,
