@@ -6,6 +6,7 @@
 mod broker_restart;
 mod check;
 mod crash;
+mod dead_letters;
 mod delivery;
 mod generations;
 mod harness;

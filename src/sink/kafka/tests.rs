@@ -45,6 +45,7 @@ fn config(broker: &Broker) -> Config {
     config.retry.attempt_timeout = Duration::from_secs(2);
     config.retry.initial_backoff = Duration::from_millis(10);
     config.retry.max_backoff = Duration::from_millis(50);
+    config.breaker.open_for = Duration::from_millis(100);
     config
 }
 

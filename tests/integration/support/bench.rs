@@ -14,6 +14,10 @@ pub(crate) const IN_FLIGHT: usize = 400;
 
 /// Everything that a case needs. The relay is not running yet.
 pub(crate) struct Bench {
+    /// The keyspace of the outbox tables, and the relay's name.
+    pub(crate) name: String,
+    /// Topics of the two tables.
+    pub(crate) topics: [String; 2],
     pub(crate) database: Database,
     pub(crate) relay: Relay,
     pub(crate) collector: Collector,
@@ -22,6 +26,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn new(bootstrap: &str) -> Result<Self> {
+        Self::with(bootstrap, |yaml| yaml).await
+    }
+
+    /// The same, with a configuration that `edit` has changed.
+    pub(crate) async fn with(bootstrap: &str, edit: impl FnOnce(String) -> String) -> Result<Self> {
         let database = Database::start().await?;
         let name = unique("case");
         let topics = ["order", "invoice"].map(|kind| format!("{name}.{kind}"));
@@ -29,9 +38,11 @@ impl Bench {
         database.create_keyspace(&name).await?;
         let traffic = Traffic::new(&database, &name, topics.clone()).await?;
         let collector = Collector::start(bootstrap, &topics)?;
-        let relay = Relay::new(&configuration(&name, &database.node, bootstrap))?;
+        let relay = Relay::new(&edit(configuration(&name, &database.node, bootstrap)))?;
         relay.command(&["schema", "--apply"]).await?;
         Ok(Self {
+            name,
+            topics,
             database,
             relay,
             collector,

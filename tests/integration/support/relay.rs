@@ -31,6 +31,12 @@ impl Relay {
         Ok(Self { directory })
     }
 
+    /// Changes the configuration for what is started next.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
+        let yaml = fs::read_to_string(self.config())?;
+        Ok(fs::write(self.config(), edit(yaml))?)
+    }
+
     fn config(&self) -> PathBuf {
         self.directory.path().join("relay.yaml")
     }
