@@ -54,4 +54,10 @@ pub struct Metrics {
     pub checkpoints: Value,
     /// Checkpoint writes that failed.
     pub checkpoint_errors: Value,
+    /// Tasks started again after they had failed.
+    pub task_restarts: Value,
+    /// Of these failures: panics, which are defects.
+    pub task_panics: Value,
+    /// Tasks that are reported as failed now (a gauge).
+    pub failed_tasks: Value,
 }
