@@ -131,7 +131,8 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Run => {
             let config = Arc::new(load(cli)?.config);
             let _logs = telemetry::start(&config.log).context("start the log")?;
-            let signals = StopSignals::install().context("install the signal handlers")?;
+            let signals =
+                StopSignals::install_for_daemon().context("install the signal handlers")?;
             block_on(async {
                 let relay = runtime::run(config, runtime::Hooks::default(), signals.stop());
                 relay.await.map(drop).map_err(Into::into)
