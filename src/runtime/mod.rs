@@ -14,6 +14,8 @@ mod owner;
 mod relay;
 pub mod signals;
 pub mod supervisor;
+#[cfg(test)]
+mod tests;
 
 /// Where [`Chain`] can be found as well.
 pub mod restart {

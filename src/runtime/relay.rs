@@ -272,9 +272,9 @@ impl Relay {
         };
         let settings = config.supervision.clone();
         let monitor = Arc::new(Monitor::new(board.clone(), settings, tables, probe));
-        self.supervisor.start(Kind::HealthMonitor, move |_| {
+        self.supervisor.start(Kind::HealthMonitor, move |phase| {
             let monitor = Arc::clone(&monitor);
-            async move { monitor.run().await }
+            async move { monitor.run(phase).await }
         });
     }
 

@@ -319,7 +319,7 @@ mod tests {
         #[test]
         fn readiness_follows_from_the_last_states(
             any in any::<bool>(),
-            reports in prop::collection::vec((0_usize..6, 0_u8..3), 0..40),
+            reports in prop::collection::vec((0_usize..6, 0_u32..3), 0..40),
         ) {
             let rule = if any { UnreadyWhen::AnyFailed } else { UnreadyWhen::AllFailed };
             let (board, ready) = opened(rule);

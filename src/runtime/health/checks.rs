@@ -104,7 +104,7 @@ impl Reachable {
 mod tests {
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    const LIMIT: Duration = Duration::from_mins(1);
 
     fn seen(reads: u64, failing_groups: usize, failed_saves: u64) -> Seen {
         Seen {

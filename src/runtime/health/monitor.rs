@@ -6,13 +6,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::checks::{self, Reachable, Reading};
 use super::{Board, Part, Progress, Reporter, Snapshot, State};
 use crate::config;
-use crate::runtime::Chain;
 use crate::runtime::supervisor::BoxError;
+use crate::runtime::{Chain, Phase};
 
 /// What a probe may take at least: a slow answer is an answer.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -64,8 +65,16 @@ where
         }
     }
 
-    /// Checks until it is dropped. Cancel-safe.
-    pub async fn run(&self) -> Result<(), Infallible> {
+    /// Checks until a stop begins: what is then out of order is no news. Cancel-safe.
+    pub async fn run(&self, mut phase: watch::Receiver<Phase>) -> Result<(), Infallible> {
+        tokio::select! {
+            never = self.check() => never,
+            // An error means that the runtime has ended: stop as well.
+            _ = phase.wait_for(|phase| *phase > Phase::Running) => Ok(()),
+        }
+    }
+
+    async fn check(&self) -> ! {
         let origin = Instant::now();
         let mut ticks = interval(self.settings.health_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -179,7 +188,8 @@ mod tests {
         let settings = testing::config().supervision;
         let monitor = Monitor::new(board.clone(), settings, vec![watched], probe);
         board.open(UnreadyWhen::AllFailed, ready);
-        let run = monitor.run();
+        let (phase, phases) = watch::channel(Phase::Running);
+        let run = monitor.run(phases);
         tokio::pin!(run);
         let mut seconds = async |seconds| {
             let all = Duration::from_secs(seconds);
@@ -212,6 +222,8 @@ mod tests {
         answers.store(true, Ordering::Relaxed);
         seconds(20).await;
         assert!(*is_ready.borrow(), "{:?}", states(&board));
+        phase.send_replace(Phase::Draining);
+        assert_eq!(run.await, Ok(()));
     }
 
     /// Collects log lines.
