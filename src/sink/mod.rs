@@ -1,7 +1,7 @@
 //! The one place that talks to the producer.
 //!
-//! Owns the [`Sink`] interface, the classification of what can go wrong ([`error`]), the Kafka
-//! sink ([`kafka`]) and a scripted one for
+//! Owns the [`Sink`] interface, the classification of what can go wrong ([`error`]), the decision
+//! whether a broker can be reached ([`reach`]), the Kafka sink ([`kafka`]) and a scripted one for
 //! tests ([`scripted`]). Invariants:
 //!
 //! 1. `send` returns at once; the outcome comes as a [`Report`] with the token of the send.
@@ -13,6 +13,7 @@
 
 pub mod error;
 pub mod kafka;
+pub mod reach;
 pub mod scripted;
 
 #[cfg(test)]
