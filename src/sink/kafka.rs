@@ -9,7 +9,7 @@
 //!    concurrent sends could swap.)
 //! 3. An attempt ends within `retry.attempt_timeout` (librdkafka's `message.timeout.ms`), about a
 //!    second more where librdkafka only looks once a second; at once while it is known that no
-//!    broker can be reached ([`watch`]).
+//!    broker can be reached (its watch asks, [`super::reach`] decides).
 //! 4. Once the producer is lost, no attempt fails with anything less.
 //! 5. A record is only reported as too large or invalid when it was refused alone. Brokers judge
 //!    batches: the first time, any record in one may be the culprit. It then travels once through a
@@ -122,11 +122,8 @@ impl KafkaSink {
         })
     }
 
-    /// The producer that the record is to go through.
-    fn producer<'a>(&self, open: &'a Open, record: &Record) -> Result<&'a Inner, DeliveryError> {
-        if !open.watch.take_alone(&record.topic, &record.key) {
-            return Ok(&open.producers.main);
-        }
+    /// The producer that makes batches of one.
+    fn alone<'a>(&self, open: &'a Open) -> Result<&'a Inner, DeliveryError> {
         if let Some(alone) = open.producers.alone.get() {
             return Ok(alone);
         }
@@ -140,7 +137,6 @@ impl KafkaSink {
             alone: true,
         };
         let alone = Inner::from_config_and_context(&properties, context).map_err(|error| {
-            open.watch.set_alone(&record.topic, &record.key);
             DeliveryError::from(&error).because(Kind::Other, Some(error.to_string().into()))
         })?;
         Ok(open.producers.alone.get_or_init(|| alone))
@@ -266,10 +262,19 @@ impl Sink for KafkaSink {
         if let Some(payload) = &record.payload {
             message = message.payload(&payload[..]);
         }
-        let producer = self.producer(open, record)?;
-        producer
-            .send(message)
-            .map_err(|(error, _)| refused(&error))?;
+        let alone = open.watch.take_alone(&record.topic, &record.key);
+        let producer = if alone {
+            self.alone(open)?
+        } else {
+            &open.producers.main
+        };
+        producer.send(message).map_err(|(error, _)| {
+            let error = refused(&error);
+            if alone && error == SendError::QueueFull {
+                open.watch.set_alone(&record.topic, &record.key);
+            }
+            error
+        })?;
         open.watch.uses(&record.topic);
         Ok(())
     }
