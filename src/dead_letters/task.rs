@@ -97,15 +97,16 @@ impl Task {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    if *breaker.borrow_and_update() == breaker::State::Closed {
+                    // Half-open too: without new events, the dead letters are the probes.
+                    if *breaker.borrow_and_update() != breaker::State::Open {
                         exhausted.not_before = None;
                     }
                 }
                 _ = poll.tick() => self.answer().await?,
             }
             exhausted.look(&self.metrics);
-            let closed = *breaker.borrow() == breaker::State::Closed;
-            if self.config.auto_replay && closed && exhausted.is_due() {
+            let open = *breaker.borrow() == breaker::State::Open;
+            if self.config.auto_replay && !open && exhausted.is_due() {
                 self.by_itself(&mut exhausted).await?;
             }
         }

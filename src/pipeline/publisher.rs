@@ -66,8 +66,6 @@ pub struct Pipeline {
     retry: config::Retry,
     on_permanent: OnPermanent,
     breaker: Breaker,
-    /// Nothing is sent before: the breaker is open.
-    admitted_at: Option<Duration>,
     /// Without it, what cannot be published is attempted for ever.
     keeper: Option<Keeper>,
     parking: Parking,
@@ -115,7 +113,6 @@ impl Pipeline {
             retry: config.retry.clone(),
             on_permanent: config.dead_letters.on_permanent,
             breaker: Breaker::new(&config.breaker),
-            admitted_at: None,
             keeper: None,
             parking: Parking::new(config.dead_letters.max_parked_keys.get()),
             tables: Vec::new(),
@@ -227,7 +224,6 @@ impl Pipeline {
         if let Some(keeper) = &mut self.keeper {
             keeper.due(now);
         }
-        self.admitted_at = None;
         let transition = self.breaker.tick(elapsed);
         self.moved(transition);
         if self.stalled_until.is_some_and(|until| now < until) {
@@ -245,14 +241,15 @@ impl Pipeline {
     fn wake_at(&self, deadline: Option<Instant>) -> Option<Instant> {
         let since_origin = |due| self.origin + due;
         let retry = self.lanes.next_due().map(since_origin);
-        let admitted = self.admitted_at.map(since_origin);
+        // Also when nothing waits here: a replay may be waiting to probe.
+        let half_open = self.breaker.next_change().map(since_origin);
         let write = self.keeper.as_ref().and_then(Keeper::next_due);
         [
             deadline,
             self.reopen_at,
             self.stalled_until,
             retry,
-            admitted,
+            half_open,
             write,
         ]
         .into_iter()
@@ -276,10 +273,7 @@ impl Pipeline {
         };
         let ticket = match self.breaker.admit() {
             Admission::Go(ticket) => ticket,
-            wait => {
-                if let Admission::Until(at) = wait {
-                    self.admitted_at = Some(at);
-                }
+            Admission::Until(_) | Admission::AfterProbe => {
                 self.lanes.postponed(lane);
                 return false;
             }

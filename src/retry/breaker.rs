@@ -114,6 +114,14 @@ impl Breaker {
         }
     }
 
+    /// When an open breaker becomes half-open.
+    pub fn next_change(&self) -> Option<Duration> {
+        match self.inner {
+            Inner::Open { until } => Some(until),
+            Inner::Closed { .. } | Inner::HalfOpen { .. } => None,
+        }
+    }
+
     /// Lets an open breaker whose time has passed become half-open.
     pub fn tick(&mut self, now: Duration) -> Option<Transition> {
         let Inner::Open { until } = self.inner else {
