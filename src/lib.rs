@@ -20,6 +20,7 @@ pub mod pipeline;
 pub mod retry;
 pub mod route;
 pub mod runtime;
+pub mod schema;
 pub mod scylla;
 pub mod sink;
 pub mod source;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::permits::Admitted;
 use crate::dead_letters::{DeadLetter, Error, Keep};
 use crate::runtime::Chain;
+use crate::runtime::health::Reporter;
 use crate::telemetry::metrics::Metrics;
 
 /// Writes under way at once.
@@ -52,6 +53,7 @@ pub(super) struct Keeper {
     tasks: HashMap<Id, u64>,
     next: u64,
     logged: Option<Instant>,
+    health: Option<Reporter>,
 }
 
 impl Keeper {
@@ -66,7 +68,13 @@ impl Keeper {
             tasks: HashMap::new(),
             next: 0,
             logged: None,
+            health: None,
         }
+    }
+
+    /// Tells how the writes fare.
+    pub(super) fn report_to(&mut self, health: Reporter) {
+        self.health = Some(health);
     }
 
     /// Dead letters whose write has not been acknowledged.
@@ -140,10 +148,16 @@ impl Keeper {
             let Entry {
                 admitted, letter, ..
             } = self.entries.remove(&number)?;
+            if let Some(health) = &self.health {
+                health.ok();
+            }
             return Some(Kept { admitted, letter });
         };
         let now = Instant::now();
         self.metrics.dead_letter_errors.add(1);
+        if let Some(health) = &self.health {
+            health.degraded("dead letters cannot be written; their events stay unsettled");
+        }
         if self.logged.is_none_or(|at| now >= at + LOG_EVERY) {
             self.logged = Some(now);
             tracing::error!(

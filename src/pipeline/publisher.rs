@@ -20,7 +20,10 @@ use crate::dead_letters::{DeadLetter, Failure, Keep, Parking, Reason};
 use crate::retry::Policy;
 use crate::retry::breaker::{Admission, Breaker, State, Ticket, Transition};
 use crate::runtime::Phase;
-use crate::sink::{Class, DeliveryError, Kind, OpenError, Report, Reporter, SendError, Sink};
+use crate::runtime::health::Reporter;
+use crate::sink::{
+    Class, DeliveryError, Kind, OpenError, Report, Reporter as Reports, SendError, Sink,
+};
 use crate::telemetry::metrics::Metrics;
 
 /// Sends, reports or admissions handled before the others get their turn.
@@ -58,7 +61,7 @@ pub struct Pipeline {
     sink: Box<dyn Sink>,
     reports: mpsc::UnboundedReceiver<Report>,
     /// The pipeline's own end keeps the channel open whatever the sink does with its.
-    reporter: Reporter,
+    reporter: Reports,
     lanes: Lanes<Admitted>,
     in_flight: HashMap<u64, (LaneId, Ticket)>,
     next_token: u64,
@@ -70,6 +73,7 @@ pub struct Pipeline {
     keeper: Option<Keeper>,
     parking: Parking,
     tables: Vec<String>,
+    kafka: Option<Reporter>,
     drain_timeout: Duration,
     origin: Instant,
     /// Nothing is sent before: the producer's queue was full.
@@ -98,7 +102,7 @@ impl Pipeline {
         mut sink: Box<dyn Sink>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let (reporter, reports) = Reporter::channel();
+        let (reporter, reports) = Reports::channel();
         sink.open(reporter.clone())?;
         Ok(Self {
             input,
@@ -116,6 +120,7 @@ impl Pipeline {
             keeper: None,
             parking: Parking::new(config.dead_letters.max_parked_keys.get()),
             tables: Vec::new(),
+            kafka: None,
             drain_timeout: config.shutdown.drain_timeout,
             origin: Instant::now(),
             stalled_until: None,
@@ -134,6 +139,16 @@ impl Pipeline {
         self.keeper = Some(Keeper::new(dead_letters.keep, metrics));
         self.parking = dead_letters.parking;
         self.tables = dead_letters.tables;
+        self
+    }
+
+    /// Tells how Kafka, and the table of dead letters, fare.
+    #[must_use]
+    pub fn with_health(mut self, kafka: Reporter, dead_letters: Reporter) -> Self {
+        self.kafka = Some(kafka);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.report_to(dead_letters);
+        }
         self
     }
 
@@ -536,6 +551,13 @@ impl Pipeline {
             State::HalfOpen => 1,
             State::Open => 2,
         });
+        if let Some(kafka) = &self.kafka {
+            match to {
+                State::Closed => kafka.ok(),
+                State::HalfOpen => kafka.degraded("Kafka is probed: the breaker is half-open"),
+                State::Open => kafka.failed("Kafka takes no records: the breaker is open"),
+            }
+        }
         let (from, to_name) = (from.name(), to.name());
         if to == State::Open {
             self.metrics.breaker_opened.add(1);
@@ -556,7 +578,7 @@ impl Pipeline {
     }
 
     fn reopen(&mut self, now: Instant) {
-        let (reporter, reports) = Reporter::channel();
+        let (reporter, reports) = Reports::channel();
         match self.sink.open(reporter.clone()) {
             Ok(()) => {
                 self.reports = reports;

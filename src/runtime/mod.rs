@@ -32,8 +32,6 @@ pub enum Phase {
     Running,
     /// Read no more; what was read is still published and settled.
     Draining,
-    /// Nothing is published any more; dead letters that are under way are still written.
-    Settling,
     /// Nothing is settled any more: save the last checkpoint and return.
     Finishing,
 }

@@ -9,7 +9,7 @@ use scylla::statement::{Consistency, Statement};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
-use super::health::{Board, Monitor, Progress, Watched};
+use super::health::{Board, Monitor, Part, Progress, Watched};
 use super::owner;
 use super::supervisor::{BoxError, Deadlines, Fatal, Kept, Kind, Name, Supervisor};
 use super::{Chain, Phase};
@@ -34,8 +34,6 @@ use crate::telemetry::metrics::Metrics;
 const LAST_CHECKPOINT: Duration = Duration::from_secs(15);
 /// What the pipeline may take beyond `shutdown.drain_timeout`, which it keeps to by itself.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
-/// How long dead letters that are under way may take. Past that they stay unsettled.
-const SETTLE: Duration = Duration::from_secs(5);
 /// How long giving up the relay's name may take.
 const RELEASE: Duration = Duration::from_secs(2);
 /// Pause between two attempts to reach ScyllaDB at the start.
@@ -181,6 +179,8 @@ impl Relay {
             parking: letters.loaded.parking,
             tables: tables.clone(),
         });
+        let health = |part| hooks.health.reporter(part);
+        let pipeline = pipeline.with_health(health(Part::Kafka), health(Part::DeadLetters));
         relay.start_pipeline(pipeline);
         let task = Replays {
             store: letters.store,
@@ -282,7 +282,6 @@ impl Relay {
     async fn stop(mut self, drain_timeout: Duration) -> (Summary, Option<Fatal>) {
         let deadlines = Deadlines {
             drain: drain_timeout.saturating_add(DRAIN_GRACE),
-            settle: SETTLE,
             finish: LAST_CHECKPOINT,
         };
         let stopped = self.supervisor.stop(deadlines).await;

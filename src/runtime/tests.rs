@@ -19,6 +19,7 @@ use crate::config::{Config, Sources};
 use crate::decode::MappingError;
 use crate::event::Change;
 use crate::pipeline::{Closed, Taken};
+use crate::schema::own_tables;
 use crate::scylla as cluster;
 use crate::source::intake::{Intake, OpenIntake};
 use crate::source::reader::LogReader;
@@ -42,7 +43,8 @@ async fn database(tables: &[&str], set: &[&str]) -> (Emulator, Arc<Config>) {
     let mut statements = keyspaces
         .map(|name| format!("CREATE KEYSPACE {name} WITH replication = {replication}"))
         .to_vec();
-    statements.extend(checkpoint::ddl("outbox_relay"));
+    let own = own_tables("outbox_relay");
+    statements.extend(own.into_iter().map(|(_, cql)| cql));
     statements.push(outbox_writer::ddl(TABLE, &DdlOptions::default()).expect("a table"));
     for statement in statements {
         emulator.execute(&statement).expect("a statement");

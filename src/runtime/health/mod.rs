@@ -62,11 +62,7 @@ impl Part {
             Self::Task(name) => match name.kind {
                 Kind::Coordinator | Kind::Pipeline => Role::Needed,
                 Kind::Source => Role::Table,
-                Kind::DeadLetterWriter
-                | Kind::Replayer
-                | Kind::HealthMonitor
-                | Kind::Lease
-                | Kind::Http => Role::Reported,
+                Kind::Replayer | Kind::HealthMonitor | Kind::Lease | Kind::Http => Role::Reported,
             },
         }
     }

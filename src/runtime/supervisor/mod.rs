@@ -6,8 +6,8 @@
 //! 1. Every task of the relay is started here, with a kind; none is detached.
 //! 2. A panic is handled like an error of the task; its message goes to the log.
 //! 3. What happens to one task never touches another, but for a policy that drains the process.
-//! 4. A stop has four steps, each with a deadline: tasks that drain, tasks that serve these, tasks
-//!    that save a last checkpoint, then all others are ended.
+//! 4. A stop has three steps, each with a deadline: tasks that drain, tasks that save a last
+//!    checkpoint, then all others are ended.
 //! 5. A panic of the supervisor itself ends the process in order, too.
 //!
 //! It does not know what a task does.
@@ -114,8 +114,6 @@ pub struct Stopped {
 pub struct Deadlines {
     /// For tasks that drain.
     pub drain: Duration,
-    /// For tasks that serve these.
-    pub settle: Duration,
     /// For last checkpoints.
     pub finish: Duration,
 }
@@ -326,7 +324,7 @@ impl Supervisor {
             Decision::Restart { after } => (after, false),
             Decision::Fail { after, newly } => (after, newly),
         };
-        if !task.at_stop().restarts_in(phase) {
+        if phase > Phase::Running {
             task.state = State::Ended { well: false };
             tracing::warn!(task = %task.name, error = %Chain(&failure), "a task has failed while the relay stops");
             return None;
@@ -370,21 +368,19 @@ impl Supervisor {
         self.metrics.failed_tasks.set(count as u64);
     }
 
-    /// Stops all tasks: drain, settle, last checkpoints, then the rest. Past a deadline the next step
+    /// Stops all tasks: drain, last checkpoints, then the rest. Past a deadline the next step
     /// begins with what has been reached.
     ///
     /// Not cancel-safe: dropped, it leaves the tasks in the step that was reached.
     pub async fn stop(&mut self, deadlines: Deadlines) -> Stopped {
         let mut stopped = Stopped::default();
         for task in &mut self.tasks {
-            let again = task.at_stop().restarts_in(Phase::Draining);
-            if matches!(task.state, State::Waiting { .. }) && !again {
+            if matches!(task.state, State::Waiting { .. }) {
                 task.state = State::Ended { well: false };
             }
         }
         let steps = [
             (Phase::Draining, AtStop::Drains, deadlines.drain),
-            (Phase::Settling, AtStop::Settles, deadlines.settle),
             (Phase::Finishing, AtStop::Finishes, deadlines.finish),
         ];
         for (phase, step, deadline) in steps {

@@ -7,19 +7,15 @@
 
 use std::fmt;
 
-use crate::runtime::Phase;
-
 /// Kinds of tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// The task that runs the supervisor. It is the root: nobody supervises it but its caller.
     Coordinator,
-    /// Lanes and producer; one for all tables.
+    /// Lanes, producer and the writes of dead letters; one for all tables.
     Pipeline,
     /// Reads one outbox table.
     Source,
-    /// Writes dead letters to ScyllaDB.
-    DeadLetterWriter,
     /// Brings dead letters back to the pipeline.
     Replayer,
     /// Checks the parts.
@@ -56,25 +52,11 @@ pub enum Escalation {
 pub enum AtStop {
     /// Ends by itself after [`Phase::Draining`], when nothing is left for it.
     Drains,
-    /// Ends by itself after [`Phase::Settling`], when nothing is left for it: it serves those that
-    /// drain, and is restarted until then. The last checkpoints wait for it.
-    Settles,
     /// Ends by itself after [`Phase::Finishing`], with a last checkpoint.
     Finishes,
     /// Works until the last checkpoints are saved, and is then ended from outside: it must be
     /// cancel-safe at each await.
     IsEnded,
-}
-
-impl AtStop {
-    /// Whether a task is started again that fails in `phase`.
-    pub fn restarts_in(self, phase: Phase) -> bool {
-        match phase {
-            Phase::Running => true,
-            Phase::Draining | Phase::Settling => self == Self::Settles,
-            Phase::Finishing => false,
-        }
-    }
 }
 
 /// What is done about the tasks of a kind.
@@ -120,11 +102,10 @@ impl Policy {
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Coordinator,
         Self::Pipeline,
         Self::Source,
-        Self::DeadLetterWriter,
         Self::Replayer,
         Self::HealthMonitor,
         Self::Lease,
@@ -133,7 +114,7 @@ impl Kind {
 
     /// The supervision table.
     pub const fn policy(self) -> Policy {
-        use AtStop::{Drains, Finishes, IsEnded, Settles};
+        use AtStop::{Drains, Finishes, IsEnded};
         match self {
             Self::Coordinator => Policy::drain(
                 IsEnded,
@@ -151,11 +132,6 @@ impl Kind {
                 Finishes,
                 "it resumes from its watermark, so a restart loses nothing; a table that fails for \
                  good must not stop the others",
-            ),
-            Self::DeadLetterWriter => Policy::restart(
-                Escalation::None,
-                Settles,
-                "events that wait for it stay unsettled, so nothing is lost until it works again",
             ),
             Self::Replayer => Policy {
                 on_end: Reaction::Leave,
@@ -194,7 +170,6 @@ impl fmt::Display for Kind {
             Self::Coordinator => "coordinator",
             Self::Pipeline => "pipeline",
             Self::Source => "source",
-            Self::DeadLetterWriter => "dead-letter writer",
             Self::Replayer => "replayer",
             Self::HealthMonitor => "health monitor",
             Self::Lease => "lease",

@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn tasks_that_only_log_are_restarted_for_ever() {
-        for kind in [Kind::HealthMonitor, Kind::DeadLetterWriter, Kind::Http] {
+        for kind in [Kind::HealthMonitor, Kind::Http] {
             let runs = decisions(&mut restarts(kind, 2), End::Panicked, &[0; 8]);
             assert_eq!(runs, [1, 2, 4, 8, 16, 30, 30, 30].map(restart), "{kind}");
         }

@@ -16,7 +16,6 @@ use crate::runtime::health::{Role, State as Health};
 
 const DEADLINES: Deadlines = Deadlines {
     drain: Duration::from_secs(20),
-    settle: Duration::from_secs(5),
     finish: Duration::from_secs(15),
 };
 
@@ -268,50 +267,6 @@ async fn a_stop_keeps_to_its_deadlines() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_writer_that_fails_while_others_drain_is_restarted() {
-    let mut bench = bench();
-    let [writer, replayer, source] = [(); 3].map(|()| Script::default());
-    let (runs, stops) = (Arc::clone(&writer.runs), Arc::clone(&writer.stops));
-    let start = &mut bench.supervisor;
-    start.start(Kind::DeadLetterWriter, move |mut phase| {
-        let until = match runs.fetch_add(1, Ordering::Relaxed) {
-            0 => Phase::Draining,
-            _ => Phase::Settling,
-        };
-        let stops = Arc::clone(&stops);
-        async move {
-            let reached = *phase.wait_for(|phase| *phase >= until).await.expect("open");
-            stops.lock().expect("no panic").push(reached);
-            if until == Phase::Draining {
-                fails().await
-            } else {
-                Ok(())
-            }
-        }
-    });
-    start.start(Kind::Pipeline, |mut phase| async move {
-        let _ = phase.wait_for(|phase| *phase > Phase::Running).await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        Ok::<_, io::Error>(())
-    });
-    start.start(Kind::Replayer, replayer.until(Phase::Draining));
-    start.start(Name::source(&"shop.outbox"), source.until(Phase::Finishing));
-    bench.seconds(1).await;
-    let began = Instant::now();
-    bench.supervisor.stop(DEADLINES).await;
-    assert_eq!(
-        (writer.runs(), began.elapsed()),
-        (2, Duration::from_secs(3))
-    );
-    let seen = writer.stops.lock().expect("no panic").clone();
-    assert_eq!(seen, [Phase::Draining, Phase::Settling]);
-    assert_eq!(
-        source.stops.lock().expect("no panic")[..],
-        [Phase::Finishing]
-    );
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_pause_ends_with_a_stop() {
     let mut bench = bench();
     let source = Script::default();
@@ -361,9 +316,8 @@ fn table() -> String {
         };
         let at_stop = match policy.at_stop {
             AtStop::Drains => "1. drains",
-            AtStop::Settles => "2. settles",
-            AtStop::Finishes => "3. last checkpoint",
-            AtStop::IsEnded => "4. is ended",
+            AtStop::Finishes => "2. last checkpoint",
+            AtStop::IsEnded => "3. is ended",
         };
         let ready = match Part::Task(kind.into()).role() {
             Role::Needed => "not ready",
