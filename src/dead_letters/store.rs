@@ -198,7 +198,14 @@ const COLUMNS: &str = "key, written, seq, stream, event_id, event_type, topic, p
                        record_time, reason, parks, error_kind, error, attempts, first_failed, \
                        last_failed";
 
+/// Name and value of a header.
+type HeaderPair<'l> = (&'l str, Option<&'l [u8]>);
+
 #[derive(SerializeRow)]
+#[expect(
+    clippy::ref_option_ref,
+    reason = "the derived code refers to optional references"
+)]
 struct NewRow<'l> {
     relay: &'l str,
     source: &'l str,
@@ -211,7 +218,7 @@ struct NewRow<'l> {
     event_type: Option<&'l str>,
     topic: Option<&'l str>,
     payload: Option<&'l [u8]>,
-    headers: Option<Vec<(&'l str, Option<&'l [u8]>)>>,
+    headers: Option<Vec<HeaderPair<'l>>>,
     record_time: Option<i64>,
     reason: MaybeUnset<&'l str>,
     parks: bool,
@@ -503,7 +510,7 @@ fn read_error(error: impl Into<ReadError>) -> Error {
     Error::Read(Box::new(error.into()))
 }
 
-fn headers(record: &Record) -> Vec<(&str, Option<&[u8]>)> {
+fn headers(record: &Record) -> Vec<HeaderPair<'_>> {
     record
         .headers
         .iter()
