@@ -69,8 +69,12 @@ struct Collected {
 }
 
 impl Restrictions {
-    /// Takes a clause apart.
-    pub(super) fn new(typer: &mut Typer<'_>, relations: &[Relation]) -> Result<Self, Error> {
+    /// Takes a clause apart. With `filtering` (ALLOW FILTERING) a range of a partition key column is a filter.
+    pub(super) fn new(
+        typer: &mut Typer<'_>,
+        relations: &[Relation],
+        filtering: bool,
+    ) -> Result<Self, Error> {
         let table = Arc::clone(typer.table);
         let mut restrictions = Self {
             partition: vec![None; table.partition_key().len()],
@@ -111,7 +115,8 @@ impl Restrictions {
                 }
             }
         }
-        restrictions.place(&table, &mut columns)?;
+        restrictions.check_mixture(&table, &columns, !tuples.is_empty())?;
+        restrictions.place(&table, &mut columns, filtering)?;
         for (names, operator, term, values) in tuples {
             restrictions.tuple(typer, &table, names, operator, term, values)?;
         }
@@ -124,12 +129,44 @@ impl Restrictions {
         Ok(restrictions)
     }
 
+    /// Refuses what ScyllaDB refuses to combine.
+    fn check_mixture(
+        &self,
+        table: &TableSchema,
+        columns: &[Collected],
+        tuples: bool,
+    ) -> Result<(), Error> {
+        let (keys, clustering) = (table.partition_key().len(), table.clustering_key().len());
+        let restricted = |column: &Collected| {
+            column.eq.is_some() || column.lower.is_some() || column.upper.is_some()
+        };
+        let by_token = self.token_from.is_some() || self.token_to.is_some();
+        if by_token && columns[..keys].iter().any(restricted) {
+            let names: Vec<&str> = table.partition_key().iter().map(|c| &*c.name).collect();
+            return Err(Error::invalid(format!(
+                "Columns \"{}\" cannot be restricted by both a normal relation and a token relation",
+                names.join(", ")
+            )));
+        }
+        if tuples && columns[keys..keys + clustering].iter().any(restricted) {
+            return Err(Error::invalid(
+                "Mixing single column relations and multi column relations on clustering columns is not allowed",
+            ));
+        }
+        Ok(())
+    }
+
     /// Decides which column restrictions select by key and which ones filter.
-    fn place(&mut self, table: &TableSchema, columns: &mut [Collected]) -> Result<(), Error> {
+    fn place(
+        &mut self,
+        table: &TableSchema,
+        columns: &mut [Collected],
+        filtering: bool,
+    ) -> Result<(), Error> {
         let keys = table.partition_key().len();
         let complete = columns[..keys].iter().all(|column| column.eq.is_some());
         for (at, collected) in columns[..keys].iter_mut().enumerate() {
-            if collected.lower.is_some() || collected.upper.is_some() {
+            if (collected.lower.is_some() || collected.upper.is_some()) && !filtering {
                 return Err(Error::invalid(
                     "Only EQ and IN relation are supported on the partition key (unless you use the token() function or allow filtering)",
                 ));
