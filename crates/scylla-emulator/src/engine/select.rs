@@ -321,14 +321,14 @@ fn function(
     }
     // A value's type follows from the parameter, a column's type chooses the function. Each argument is typed once:
     // twice would take exponential time in nested calls, and count their bind markers twice.
-    let mut typed: Vec<Option<Typed>> = arguments
+    let mut found: Vec<Option<Typed>> = arguments
         .iter()
         .map(|argument| match argument {
             Selector::Term(_) => Ok(None),
             argument => output(typer, argument).map(Some),
         })
         .collect::<Result<_, Error>>()?;
-    let hint = typed.first().and_then(Option::as_ref).map(|(_, _, ty)| ty);
+    let hint = found.first().and_then(Option::as_ref).map(|(_, _, ty)| ty);
     let signature = functions::find(name, hint.map(CqlType::peel))
         .ok_or_else(|| Error::invalid(format!("Unknown function '{name}'")))?;
     if signature.parameters.len() != arguments.len() {
@@ -340,14 +340,14 @@ fn function(
     }
     let mut outputs = Vec::new();
     let mut names = Vec::new();
-    for ((argument, typed), ty) in arguments.iter().zip(&mut typed).zip(&signature.parameters) {
+    for ((argument, found), ty) in arguments.iter().zip(&mut found).zip(&signature.parameters) {
         if let Selector::Term(term) = argument {
             let receiver = Receiver::new(format!("arg0(system.{name})"), ty.clone());
             outputs.push(Output::Constant(typer.expr(term, &receiver)?));
             names.push("value".to_owned());
             continue;
         }
-        let Some((output, inner_name, found)) = typed.take() else {
+        let Some((output, inner_name, found)) = found.take() else {
             continue;
         };
         if found.peel() != ty && *ty != CqlType::Blob {
