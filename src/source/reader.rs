@@ -42,6 +42,11 @@ const LOG_COLUMNS: [(&str, NativeType); 6] = [
 ];
 const OPERATION: usize = 3;
 
+/// Streams of one request at most. ScyllaDB refuses to look for more partition keys at once
+/// (`max_partition_key_restrictions_per_query`, 100 by default), and a vnode of a node with more
+/// shards than that has more streams.
+pub const MAX_STREAMS: usize = 100;
+
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -210,8 +215,8 @@ impl LogReader {
         &self.description
     }
 
-    /// One page of the keys of a group's rows. `streams` must be in the order of the group; the
-    /// indexes of the rows refer to it.
+    /// One page of the keys of a group's rows. `streams` must be in the order of the group, and
+    /// [`MAX_STREAMS`] at most; the indexes of the rows refer to it.
     pub async fn keys(
         &self,
         streams: &[StreamID],

@@ -9,8 +9,9 @@ use crate::mutation::{ClusteringBound, ClusteringRange};
 use crate::schema::{ClusteringOrder, ColumnKind, ColumnSchema, TableSchema};
 use crate::types::{CqlType, Value};
 
-/// No statement may address more partitions, or more clustering prefixes in one, than this.
-const MAX_PRODUCT: usize = 10_000;
+/// No statement may address more partitions, or more clustering prefixes in each, than this: ScyllaDB's defaults of
+/// `max_partition_key_restrictions_per_query` and `max_clustering_key_restrictions_per_query`.
+const MAX_PRODUCT: usize = 100;
 
 /// `=` or `IN` on a key column.
 #[derive(Debug, Clone)]
@@ -351,7 +352,7 @@ impl Restrictions {
             let Some(test) = test else {
                 return Ok(Vec::new());
             };
-            keys = product(&keys, &test_values(scope, test, column)?)?;
+            keys = product("partition", &keys, &test_values(scope, test, column)?)?;
         }
         for key in &keys {
             check_key(key)?;
@@ -369,12 +370,15 @@ impl Restrictions {
         let columns = table.clustering_key();
         let mut prefixes = vec![Vec::new()];
         for (test, column) in self.prefix.iter().zip(columns) {
-            prefixes = product(&prefixes, &test_values(scope, test, column)?)?;
+            prefixes = product("clustering", &prefixes, &test_values(scope, test, column)?)?;
         }
         if let Some((count, values)) = &self.tuple_in {
             let name = &columns[self.prefix.len()].name;
             let mut extended = Vec::new();
-            let tuples = scope.in_values(values, name)?;
+            let mut tuples = scope.in_values(values, name)?;
+            tuples.sort();
+            tuples.dedup();
+            check_product("clustering", prefixes.len().saturating_mul(tuples.len()))?;
             for prefix in &prefixes {
                 for tuple in &tuples {
                     let mut prefix = prefix.clone();
@@ -459,12 +463,8 @@ fn test_values(
     }
 }
 
-fn product(prefixes: &[Vec<Value>], values: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
-    if prefixes.len().saturating_mul(values.len()) > MAX_PRODUCT {
-        return Err(Error::invalid(format!(
-            "cartesian product size is greater than maximum {MAX_PRODUCT}"
-        )));
-    }
+fn product(key: &str, prefixes: &[Vec<Value>], values: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
+    check_product(key, prefixes.len().saturating_mul(values.len()))?;
     let mut all = Vec::with_capacity(prefixes.len() * values.len());
     for prefix in prefixes {
         for value in values {
@@ -474,6 +474,16 @@ fn product(prefixes: &[Vec<Value>], values: &[Value]) -> Result<Vec<Vec<Value>>,
         }
     }
     Ok(all)
+}
+
+/// A server error and no invalid query: so does ScyllaDB.
+fn check_product(key: &str, size: usize) -> Result<(), Error> {
+    if size > MAX_PRODUCT {
+        return Err(Error::server(format!(
+            "{key} key cartesian product size {size} is greater than maximum {MAX_PRODUCT}"
+        )));
+    }
+    Ok(())
 }
 
 /// A partition key is neither empty nor longer than its length field.

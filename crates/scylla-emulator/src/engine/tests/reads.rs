@@ -176,6 +176,36 @@ fn scans_filters_and_refusals() {
 }
 
 #[test]
+fn a_statement_addresses_a_hundred_keys_at_most() {
+    let list = |count: i32| {
+        (0..count)
+            .map(|n| n.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let db = filled();
+    let partitions = |count| {
+        db.run(&format!(
+            "SELECT DISTINCT pk FROM t WHERE pk IN ({})",
+            list(count)
+        ))
+    };
+    assert_eq!(partitions(100), "1; 2; 3");
+    assert_eq!(
+        partitions(101),
+        "0x0000 partition key cartesian product size 101 is greater than maximum 100"
+    );
+    let rows = db.run(&format!(
+        "SELECT b FROM t WHERE pk = 1 AND a IN ({}) AND b IN ('x', 'y')",
+        list(51)
+    ));
+    assert!(
+        rows.starts_with("0x0000 clustering key cartesian product size 102"),
+        "{rows}"
+    );
+}
+
+#[test]
 fn a_range_of_the_partition_key_filters() {
     filled().check(&[
         (
