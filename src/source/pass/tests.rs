@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
-use scylla::value::CqlTimeuuid;
+use scylla::value::{CqlTimeuuid, CqlValue};
 use scylla_emulator::Emulator;
 
 use super::*;
@@ -19,7 +19,7 @@ struct Ids(Arc<Mutex<Vec<CqlTimeuuid>>>);
 
 impl Intake for Ids {
     async fn take(&mut self, change: &Change, ack: Ack) -> Result<Taken, Closed> {
-        let id = change.value("id").and_then(|id| id.as_timeuuid());
+        let id = change.value("id").and_then(CqlValue::as_timeuuid);
         let mut ids = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ids.extend(id);
         ack.settle();
@@ -76,10 +76,9 @@ async fn run(session: &Session, cql: &str) {
     done.expect("a statement that succeeds");
 }
 
-/// A vnode has a stream for each shard, and one request may ask for a hundred.
-#[tokio::test]
-async fn a_group_of_more_streams_than_a_request_may_ask_for_is_read_whole() {
-    let emulator = Emulator::builder().vnodes(1).shards(130).start().await;
+/// An emulator with one vnode and the table `shop.outbox`.
+async fn emulated(shards: u16) -> (Emulator, Arc<Session>) {
+    let emulator = Emulator::builder().vnodes(1).shards(shards).start().await;
     let emulator = emulator.expect("the emulator starts");
     let builder = SessionBuilder::new().known_node(emulator.address().to_string());
     let session = Arc::new(builder.build().await.expect("a session"));
@@ -91,10 +90,17 @@ async fn a_group_of_more_streams_than_a_request_may_ask_for_is_read_whole() {
     .await;
     run(
         &session,
-        "CREATE TABLE shop.outbox (key text, id timeuuid, payload text, PRIMARY KEY (key, id)) \
-         WITH cdc = {'enabled': true}",
+        "CREATE TABLE shop.outbox (key text, id timeuuid, payload list<int>, \
+         PRIMARY KEY (key, id)) WITH cdc = {'enabled': true}",
     )
     .await;
+    (emulator, session)
+}
+
+/// A vnode has a stream for each shard, and one request may ask for a hundred.
+#[tokio::test]
+async fn a_group_of_more_streams_than_a_request_may_ask_for_is_read_whole() {
+    let (_emulator, session) = emulated(130).await;
     for key in 0..200 {
         let insert = format!("INSERT INTO shop.outbox (key, id) VALUES ('{key}', now())");
         run(&session, &insert).await;
@@ -140,4 +146,41 @@ async fn a_group_of_more_streams_than_a_request_may_ask_for_is_read_whole() {
         assert_eq!(ids.len(), 200, "{kind:?}");
         shared.tracked.store(0, Ordering::Relaxed);
     }
+}
+
+/// The log has a list as a map of its cells, whose keys nobody has written.
+#[tokio::test]
+async fn a_list_is_read_as_it_was_written() {
+    let (_emulator, session) = emulated(1).await;
+    run(
+        &session,
+        "INSERT INTO shop.outbox (key, id, payload) VALUES ('a', now(), [3, 1, 2])",
+    )
+    .await;
+    let outbox = outbox();
+    let generations = Generations::of(Arc::clone(&session), outbox.table.clone())
+        .await
+        .expect("the keyspace is described");
+    let timestamps = generations.timestamps().await.expect("timestamps");
+    let groups = generations.groups(timestamps[0]).await.expect("groups");
+    let reader = LogReader::open(session, &outbox, 50).await;
+    let reader = reader.expect("the log is there");
+    let range = Range {
+        after: 0,
+        upto: None,
+    };
+    let page = reader.rows(&groups[0].streams, range, PagingState::start());
+    let rows = page.await.expect("the log can be read").rows;
+    let payload = reader
+        .columns()
+        .names
+        .iter()
+        .position(|name| name == "payload")
+        .expect("it is mapped");
+    let elements = [3, 1, 2].map(CqlValue::Int).to_vec();
+    assert_eq!(rows[0].values[payload], Some(CqlValue::List(elements)));
+    assert_eq!(
+        crate::decode::text::cql_type(&reader.column_types()[payload].1),
+        "list<int>"
+    );
 }
