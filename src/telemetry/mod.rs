@@ -6,7 +6,7 @@
 
 pub mod metrics;
 
-use std::io;
+use std::{fs, io};
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
@@ -76,6 +76,9 @@ fn appender(file: &LogFile) -> Result<RollingFileAppender, InitError> {
         LogRotation::Daily => Rotation::DAILY,
         LogRotation::Never => Rotation::NEVER,
     };
+    // The appender makes the directory as well, but complains first that it is not there. If it
+    // cannot be made, the appender says why.
+    let _ = fs::create_dir_all(&file.dir);
     RollingFileAppender::builder()
         .rotation(rotation)
         .filename_prefix("outbox-relay")
