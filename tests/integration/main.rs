@@ -3,9 +3,11 @@
 //! A case that has no broker prints a line and passes, unless `OUTBOX_RELAY_REQUIRE_KAFKA=1`; see
 //! [`support`] for where broker and database come from.
 
+mod broker;
 mod broker_restart;
 mod check;
 mod crash;
+mod database;
 mod delivery;
 mod generations;
 mod harness;

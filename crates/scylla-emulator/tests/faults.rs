@@ -47,7 +47,8 @@ fn database_error(error: &ExecutionError) -> &DbError {
 #[tokio::test]
 async fn errors_come_with_their_details() {
     let (emulator, session) = start().await;
-    let errors: [(Error, fn(&DbError) -> bool); 4] = [
+    type Is = fn(&DbError) -> bool;
+    let errors: [(Error, Is); 4] = [
         (Error::overloaded(), |e| matches!(e, DbError::Overloaded)),
         (Error::unavailable(), |e| {
             matches!(
