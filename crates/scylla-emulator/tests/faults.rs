@@ -44,10 +44,12 @@ fn database_error(error: &ExecutionError) -> &DbError {
     }
 }
 
+/// Whether an error is the one that was asked for.
+type Is = fn(&DbError) -> bool;
+
 #[tokio::test]
 async fn errors_come_with_their_details() {
     let (emulator, session) = start().await;
-    type Is = fn(&DbError) -> bool;
     let errors: [(Error, Is); 4] = [
         (Error::overloaded(), |e| matches!(e, DbError::Overloaded)),
         (Error::unavailable(), |e| {

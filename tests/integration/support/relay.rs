@@ -19,6 +19,8 @@ pub(crate) const ATTEMPT_FAILED: &str = "an attempt to publish failed";
 pub(crate) const READ_FAILED: &str = "a read of the log has failed";
 /// What it logs when checkpoints could not be written.
 pub(crate) const SAVE_FAILED: &str = "checkpoints were not saved";
+/// What it logs at the first SIGTERM or SIGINT.
+pub(crate) const STOP_ASKED: &str = "stop asked for";
 /// What a thread that panics writes.
 const PANIC: &str = "panicked at";
 const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
@@ -180,6 +182,11 @@ impl RelayProcess {
             Ok(false) => bail!("the relay ended and did not say {text:?}:\n{}", self.log()),
             Err(_) => bail!("the relay does not say {text:?}:\n{}", self.log()),
         }
+    }
+
+    /// Closes the pipe that takes the relay's log.
+    pub(crate) async fn close_log(&mut self) {
+        self.reader.shutdown().await;
     }
 
     /// Sends a signal: TERM, STOP, CONT and so on.
