@@ -327,9 +327,76 @@ impl Follower {
         }
     }
 
-    /// The read failed: the group pauses, 100 ms doubling up to 10 s, then reads the same again.
+    /// The read failed: the group pauses, then reads the same again. The pause is at most 100 ms,
+    /// doubling up to 10 s, and at least half of that.
+    ///
+    /// Groups whose reads failed together, on one connection for example, would go on to read at
+    /// the same instants, and one whose read breaks the connection would break those of all others
+    /// for ever. So the pause depends on the moment of the failure, to the microsecond.
     pub fn failed(&mut self, now: Moment) {
         self.backoff = (self.backoff * 2).clamp(FIRST_BACKOFF, LONGEST_BACKOFF);
-        self.retry_at = now.ticks + self.backoff;
+        let half = self.backoff / 2;
+        let spread = scattered(now.ticks ^ self.confirmed) % half as u64;
+        self.retry_at = now.ticks + half + spread as i64;
+    }
+}
+
+/// Takes neighbouring numbers far apart (`SplitMix64`).
+fn scattered(number: i64) -> u64 {
+    let mut z = (number as u64).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pauses(failed_at: i64, failures: usize) -> Vec<i64> {
+        let settings = Settings {
+            poll: 10_000,
+            idle_poll: 1_000_000,
+            late_window: 10_000_000,
+            rescan: 1_000_000,
+            overlap: 200_000,
+            target_rows: 2_000,
+        };
+        let mut follower = Follower::new(settings, 0);
+        let mut ticks = failed_at;
+        let mut pauses = Vec::new();
+        for _ in 0..failures {
+            let now = Moment { wall: ticks, ticks };
+            follower.failed(now);
+            let Next::At(again) = follower.next(now, Load::default()) else {
+                panic!("a group that failed reads at once");
+            };
+            pauses.push(again - ticks);
+            ticks = again;
+        }
+        pauses
+    }
+
+    #[test]
+    fn a_failed_group_pauses_ever_longer_within_bounds() {
+        let mut longest = 100_000;
+        for pause in pauses(1_000_000, 20) {
+            assert!(
+                (longest / 2..longest).contains(&pause),
+                "{pause} of {longest}"
+            );
+            longest = (longest * 2).min(10_000_000);
+        }
+    }
+
+    #[test]
+    fn groups_that_failed_together_do_not_go_on_together() {
+        // A hundred groups whose reads failed within a tenth of a millisecond.
+        let mut again: Vec<i64> = (0..100).map(|micros| pauses(micros, 8)[7]).collect();
+        again.sort_unstable();
+        let together = again.windows(2).filter(|pair| pair[1] - pair[0] < 1_000);
+        assert!(together.count() < 10, "{again:?}");
+        let span = again[99] - again[0];
+        assert!(span > 4_000_000, "spread over {span} \u{b5}s only");
     }
 }

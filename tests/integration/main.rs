@@ -3,13 +3,20 @@
 //! A case that has no broker prints a line and passes, unless `OUTBOX_RELAY_REQUIRE_KAFKA=1`; see
 //! [`support`] for where broker and database come from.
 
+mod altered;
+mod broker;
 mod broker_restart;
 mod check;
 mod crash;
+mod database;
 mod dead_letters;
 mod delivery;
 mod generations;
 mod harness;
+mod late;
+mod login;
+mod logs;
 mod reference;
+mod rows;
 mod stop;
 mod support;

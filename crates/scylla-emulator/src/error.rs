@@ -129,6 +129,9 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The level's number on the wire.
+const LOCAL_QUORUM: u16 = 6;
+
 impl Error {
     /// An error without a detail.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
@@ -167,6 +170,58 @@ impl Error {
     /// [`ErrorCode::Unauthorized`].
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(ErrorCode::Unauthorized, message)
+    }
+
+    /// [`ErrorCode::Overloaded`], as a coordinator with too many requests says it.
+    pub fn overloaded() -> Self {
+        Self::new(ErrorCode::Overloaded, "Too many in flight hints: 10485760")
+    }
+
+    /// [`ErrorCode::Unavailable`]: of two replicas none is alive.
+    pub fn unavailable() -> Self {
+        Self {
+            code: ErrorCode::Unavailable,
+            message: "Cannot achieve consistency level for cl LOCAL_QUORUM. Requires 2, alive 0"
+                .into(),
+            detail: Detail::Unavailable {
+                consistency: LOCAL_QUORUM,
+                required: 2,
+                alive: 0,
+            },
+        }
+    }
+
+    /// [`ErrorCode::ReadTimeout`]: of two replicas one has answered.
+    pub fn read_timeout(keyspace: &str, table: &str) -> Self {
+        Self {
+            code: ErrorCode::ReadTimeout,
+            message: format!(
+                "Operation timed out for {keyspace}.{table} - received only 1 responses from 2 CL=LOCAL_QUORUM."
+            ),
+            detail: Detail::ReadTimeout {
+                consistency: LOCAL_QUORUM,
+                received: 1,
+                block_for: 2,
+                data_present: false,
+            },
+        }
+    }
+
+    /// [`ErrorCode::WriteTimeout`]: of two replicas one has answered. `write_type` as in
+    /// [`Detail::WriteTimeout`].
+    pub fn write_timeout(keyspace: &str, table: &str, write_type: &'static str) -> Self {
+        Self {
+            code: ErrorCode::WriteTimeout,
+            message: format!(
+                "Operation timed out for {keyspace}.{table} - received only 1 responses from 2 CL=LOCAL_QUORUM."
+            ),
+            detail: Detail::WriteTimeout {
+                consistency: LOCAL_QUORUM,
+                received: 1,
+                block_for: 2,
+                write_type,
+            },
+        }
     }
 
     /// The statement is valid CQL that the emulator does not do: [`ErrorCode::Invalid`].

@@ -16,4 +16,4 @@ pub mod storage;
 mod system;
 pub mod types;
 
-pub use server::{Builder, Emulator, StartError};
+pub use server::{Builder, Emulator, StartError, faults};

@@ -13,7 +13,7 @@ use crate::ack::Ack;
 use crate::config::Sources;
 use crate::decode::Decoder;
 use crate::event::Change;
-use crate::pipeline::Taken;
+use crate::pipeline::{Closed, Taken};
 use crate::source::intake::Intake;
 
 /// Counts how often it takes each id. Fails to open when the table does not suit the mapping.
@@ -72,7 +72,7 @@ async fn shop(emulator: &Emulator) -> Arc<Session> {
         );
         run(&session, &create).await;
     }
-    for create in checkpoint::ddl("outbox_relay") {
+    for (_, create) in checkpoint::ddl("outbox_relay") {
         run(&session, &create).await;
     }
     run(
@@ -124,6 +124,7 @@ async fn a_source_that_fails_saves_what_is_settled() {
         metrics: Arc::default(),
         reads: Arc::new(Semaphore::new(8)),
         clock: Arc::default(),
+        progress: Arc::default(),
     });
     let (phase, phases) = watch::channel(Phase::Running);
     for _ in 0..50 {

@@ -103,6 +103,16 @@ impl Collector {
         }
     }
 
+    /// Waits until at least `count` different events have arrived of which this is true.
+    pub(crate) async fn wait_for(&self, count: usize, of: impl Fn(&Record) -> bool) -> Result<()> {
+        let enough = |_| {
+            let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let these: HashSet<_> = records.iter().filter(|r| of(r)).map(Record::id).collect();
+            these.len() >= count
+        };
+        self.wait(enough).await.map(drop)
+    }
+
     /// All records that the topics hold by now.
     pub(crate) async fn all(&self) -> Result<Vec<Record>> {
         let (consumer, topics) = (Arc::clone(&self.consumer), self.topics.clone());

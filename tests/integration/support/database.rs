@@ -2,6 +2,7 @@
 //!
 //! Every case has keyspaces of its own, so that one server can serve several.
 
+use super::until;
 use anyhow::{Context, Result};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -39,6 +40,11 @@ impl Database {
             };
             return Self::connect(node, source).await;
         }
+        Self::emulator_only().await
+    }
+
+    /// The emulator, whatever else there is: it fails on purpose.
+    pub(crate) async fn emulator_only() -> Result<Self> {
         let emulator = Emulator::builder()
             .vnodes(4)
             .shards(2)
@@ -68,6 +74,15 @@ impl Database {
             Source::Emulator(emulator) => Some(emulator),
             Source::Given | Source::Container { .. } => None,
         }
+    }
+
+    /// Waits until the session gets answers again.
+    pub(crate) async fn answers(&self) -> Result<()> {
+        let look = "SELECT key FROM system.local";
+        until("the database answers", async || {
+            Ok(self.session.query_unpaged(look, ()).await.is_ok())
+        })
+        .await
     }
 
     /// Creates a keyspace with vnode streams, also where tablets are the default.

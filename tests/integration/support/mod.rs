@@ -2,6 +2,7 @@
 //!
 //! - [`kafka`]: from `KAFKA_BROKERS`, else Docker, else Apache Kafka from Maven Central.
 //! - [`database`]: from `SCYLLA_URI`, else Docker, else the emulator in this process.
+//! - [`proxy`]: a network that can be broken, before a broker or a database.
 //! - [`relay`]: the built binary with a configuration of its own.
 //! - [`traffic`]: writes events and remembers each that was acknowledged.
 //! - [`collector`]: reads the topics from the beginning and remembers every record.
@@ -13,20 +14,35 @@ pub(crate) mod collector;
 pub(crate) mod database;
 pub(crate) mod kafka;
 pub(crate) mod oracle;
+pub(crate) mod proxy;
 pub(crate) mod relay;
 pub(crate) mod traffic;
 
+use anyhow::{Result, ensure};
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A case fails when nothing moves for this long. Generous: machines that run tests are slow.
 pub(crate) const STALL: Duration = Duration::from_secs(90);
+
+/// Pause between two looks of [`until`].
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Prints a line for the person who runs the tests, also when the case passes: the test runner
 /// captures only what the print macros write.
 pub(crate) fn say(line: &str) {
     // Nobody reads it if standard error is closed.
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Waits until a look says yes. Looks again and again: for what nobody announces.
+pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + STALL;
+    while !look().await? {
+        ensure!(Instant::now() < deadline, "in vain: {what}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// A word that no other case and no other run uses.

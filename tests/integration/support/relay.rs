@@ -4,8 +4,7 @@ use super::STALL;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Output, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{ExitStatus, Output, Stdio};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
@@ -14,6 +13,17 @@ use tokio::task::JoinSet;
 
 /// What the relay logs once it reads and publishes.
 const READY: &str = "relay is ready";
+/// What it logs when an attempt to publish has failed (not every time).
+pub(crate) const ATTEMPT_FAILED: &str = "an attempt to publish failed";
+/// What it logs when a page of a log could not be read.
+pub(crate) const READ_FAILED: &str = "a read of the log has failed";
+/// What it logs when checkpoints could not be written.
+pub(crate) const SAVE_FAILED: &str = "checkpoints were not saved";
+/// What it logs at the first SIGTERM or SIGINT.
+pub(crate) const STOP_ASKED: &str = "stop asked for";
+/// What a thread that panics writes.
+const PANIC: &str = "panicked at";
+const BINARY: &str = env!("CARGO_BIN_EXE_outbox-relay");
 /// Lines of the log that are kept for a failure's message.
 const KEPT_LINES: usize = 4_000;
 /// Lines that a failure's message shows.
@@ -26,19 +36,39 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn new(yaml: &str) -> Result<Self> {
-        let directory = tempfile::tempdir()?;
-        fs::write(directory.path().join("relay.yaml"), yaml)?;
-        Ok(Self { directory })
+        Self::with(yaml, "")
     }
 
-    /// Changes the configuration for what is started next.
+    /// Changes the first file, for what is started from now on.
     pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
-        let yaml = fs::read_to_string(self.config())?;
-        Ok(fs::write(self.config(), edit(yaml))?)
+        let file = self.file("relay.yaml");
+        let yaml = fs::read_to_string(&file)?;
+        Ok(fs::write(file, edit(yaml))?)
     }
 
-    fn config(&self) -> PathBuf {
-        self.directory.path().join("relay.yaml")
+    /// With a second file that overrides the first one, key by key.
+    pub(crate) fn with(yaml: &str, more: &str) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let relay = Self { directory };
+        fs::write(relay.file("relay.yaml"), yaml)?;
+        relay.reconfigure(more)?;
+        Ok(relay)
+    }
+
+    /// Replaces the second file, for relays that are started from now on.
+    pub(crate) fn reconfigure(&self, more: &str) -> Result<()> {
+        Ok(fs::write(self.file("more.yaml"), more)?)
+    }
+
+    /// A file beside the configuration.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn configure(&self, command: &mut Command) {
+        for file in ["relay.yaml", "more.yaml"] {
+            command.arg("--config").arg(self.file(file));
+        }
     }
 
     /// Runs a command of the binary that ends by itself, and gives what it printed.
@@ -57,16 +87,29 @@ impl Relay {
 
     /// Runs a command of the binary that ends by itself, however it ends.
     pub(crate) async fn output(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
-        command.args(arguments).arg("--config").arg(self.config());
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        self.configure(&mut command);
         Ok(command.output().await?)
     }
 
     /// Starts the relay and waits until it says that it is ready.
     pub(crate) async fn start(&self) -> Result<RelayProcess> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_outbox-relay"))
-            .args(["run", "--config"])
-            .arg(self.config())
+        let process = self.spawn(&mut Command::new(BINARY), &[])?;
+        process.said(READY).await?;
+        Ok(process)
+    }
+
+    /// Starts the relay with further arguments and does not wait.
+    pub(crate) fn launch(&self, arguments: &[&str]) -> Result<RelayProcess> {
+        self.spawn(&mut Command::new(BINARY), arguments)
+    }
+
+    fn spawn(&self, command: &mut Command, arguments: &[&str]) -> Result<RelayProcess> {
+        command.arg("run");
+        self.configure(command);
+        let mut child = command
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -74,63 +117,115 @@ impl Relay {
             .spawn()
             .context("start the relay")?;
         let stderr = child.stderr.take().context("the relay's stderr")?;
-        let log = Arc::default();
-        let (ready, mut became_ready) = watch::channel(false);
+        let (report, log) = watch::channel(Log::default());
         let mut reader = JoinSet::new();
-        reader.spawn(read_log(stderr, Arc::clone(&log), ready));
-        let process = RelayProcess { child, log, reader };
-        match tokio::time::timeout(STALL, became_ready.wait_for(|ready| *ready)).await {
-            Ok(Ok(_)) => Ok(process),
-            Ok(Err(_)) => bail!("the relay ended before it was ready:\n{}", process.log()),
-            Err(_) => bail!("the relay does not get ready:\n{}", process.log()),
-        }
+        reader.spawn(read_log(stderr, report));
+        Ok(RelayProcess { child, log, reader })
     }
 }
 
-type Log = Arc<Mutex<Vec<String>>>;
+/// What a relay has logged.
+#[derive(Default)]
+struct Log {
+    lines: Vec<String>,
+    /// Lines before those that are kept.
+    dropped: usize,
+}
 
-async fn read_log(stderr: ChildStderr, log: Log, ready: watch::Sender<bool>) {
+async fn read_log(stderr: ChildStderr, report: watch::Sender<Log>) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        if line.contains(READY) {
-            ready.send_replace(true);
-        }
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.len() >= KEPT_LINES {
-            log.drain(..KEPT_LINES / 2);
-        }
-        log.push(line);
+        report.send_modify(|log| {
+            if log.lines.len() >= KEPT_LINES {
+                log.lines.drain(..KEPT_LINES / 2);
+                log.dropped += KEPT_LINES / 2;
+            }
+            log.lines.push(line);
+        });
     }
 }
 
 /// A running relay. Dropping it kills it.
 pub(crate) struct RelayProcess {
     child: Child,
-    log: Log,
+    log: watch::Receiver<Log>,
     reader: JoinSet<()>,
 }
 
 impl RelayProcess {
     /// The last lines of the log.
     pub(crate) fn log(&self) -> String {
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log[log.len().saturating_sub(SHOWN_LINES)..].join("\n")
+        let log = self.log.borrow();
+        log.lines[log.lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+
+    /// How many lines of the log (of those that are kept) contain `text`.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        let log = self.log.borrow();
+        log.lines.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits until a line of the log contains `text`.
+    pub(crate) async fn said(&self, text: &str) -> Result<()> {
+        self.said_times(text, 1).await
+    }
+
+    /// Waits until so many lines of the log contain `text`, since the relay's start. The lines are
+    /// the relay's own words: where a case can look at the outcome instead, it does.
+    pub(crate) async fn said_times(&self, text: &str, times: usize) -> Result<()> {
+        let mut log = self.log.clone();
+        let (mut seen, mut next) = (0, 0);
+        let said = log.wait_for(|log| {
+            let fresh = log.lines.iter().skip(next - log.dropped.min(next));
+            seen += fresh.filter(|line| line.contains(text)).count();
+            next = log.dropped + log.lines.len();
+            seen >= times
+        });
+        let outcome = tokio::time::timeout(STALL, said)
+            .await
+            .map(|said| said.is_ok());
+        match outcome {
+            Ok(true) => Ok(()),
+            Ok(false) => bail!("the relay ended and did not say {text:?}:\n{}", self.log()),
+            Err(_) => bail!("the relay does not say {text:?}:\n{}", self.log()),
+        }
+    }
+
+    /// Closes the pipe that takes the relay's log.
+    pub(crate) async fn close_log(&mut self) {
+        self.reader.shutdown().await;
+    }
+
+    /// Sends a signal: TERM, STOP, CONT and so on.
+    pub(crate) async fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.child.id().context("the relay has ended already")?;
+        let signalled = Command::new("kill")
+            .args([&format!("-{name}"), &pid.to_string()])
+            .status()
+            .await?;
+        ensure!(signalled.success(), "SIG{name} could not be sent");
+        Ok(())
+    }
+
+    /// Waits for the end. A relay that has panicked is an error whatever its status.
+    pub(crate) async fn ended(&mut self) -> Result<ExitStatus> {
+        let Ok(status) = tokio::time::timeout(STALL, self.child.wait()).await else {
+            bail!("the relay does not end:\n{}", self.log());
+        };
+        // The log is complete when its reader has come to the end.
+        while self.reader.join_next().await.is_some() {}
+        ensure!(
+            self.count(PANIC) == 0,
+            "the relay panicked:\n{}",
+            self.log()
+        );
+        Ok(status?)
     }
 
     /// Sends SIGTERM, waits for the end, and fails unless the relay ends with status 0.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        let pid = self.child.id().context("the relay has ended already")?;
-        let signalled = Command::new("kill")
-            .args(["-TERM", &pid.to_string()])
-            .status()
-            .await?;
-        ensure!(signalled.success(), "SIGTERM could not be sent");
-        let Ok(status) = tokio::time::timeout(STALL, self.child.wait()).await else {
-            bail!("the relay does not stop:\n{}", self.log());
-        };
-        // The log is complete when its reader has come to the end.
-        while self.reader.join_next().await.is_some() {}
-        let status = status?;
+        self.signal("TERM").await?;
+        let status = self.ended().await?;
         ensure!(
             status.success(),
             "the relay ended with {status}:\n{}",
@@ -141,7 +236,8 @@ impl RelayProcess {
 
     /// Sends SIGKILL and waits for the end.
     pub(crate) async fn kill(mut self) -> Result<()> {
-        Ok(self.child.kill().await?)
+        self.child.kill().await?;
+        self.ended().await.map(drop)
     }
 }
 

@@ -12,11 +12,13 @@ use anyhow::{Context, Result};
 use outbox_writer::{DdlOptions, Event, Layout, Outbox, ddl};
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
+use scylla::value::CqlTimeuuid;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 /// Tasks that write at a time.
 const WORKERS: usize = 8;
@@ -44,6 +46,8 @@ struct Inner {
     /// Events of even keys go to the first, of odd keys to the second.
     outboxes: [Outbox; 2],
     topics: [String; 2],
+    orders: String,
+    billing: String,
     written: Mutex<Vec<Written>>,
     started: AtomicUsize,
 }
@@ -87,6 +91,8 @@ impl Traffic {
                 session,
                 outboxes,
                 topics,
+                orders,
+                billing,
                 written: Mutex::default(),
                 started: AtomicUsize::new(0),
             }),
@@ -114,6 +120,75 @@ impl Traffic {
         Ok(())
     }
 
+    /// Writes one event of the first table by hand, with this write time in microseconds or the
+    /// server's, and expects it to arrive.
+    pub(crate) async fn write_at(&self, key: &str, micros: Option<i64>) -> Result<()> {
+        self.write_row(key, micros, "").await
+    }
+
+    /// As [`Traffic::write_at`], the row's TTL or nothing as `and` says: ` AND TTL 5`.
+    pub(crate) async fn write_row(&self, key: &str, micros: Option<i64>, and: &str) -> Result<()> {
+        let id = time_uuid();
+        let using = match micros {
+            Some(micros) => format!("USING TIMESTAMP {micros}{and}"),
+            None => and.replacen(" AND", "USING", 1),
+        };
+        let cql = format!(
+            "INSERT INTO {} (aggregate_id, id, aggregate_type, event_type, payload) \
+             VALUES (?, ?, 'order', 'Placed', ?) {using}",
+            self.inner.orders
+        );
+        let payload = id.as_bytes().to_vec();
+        self.inner
+            .session
+            .query_unpaged(cql, (key, CqlTimeuuid::from(id), &payload))
+            .await?;
+        let id = id.to_string();
+        let headers = [("type", "Placed"), ("id", &id)];
+        self.expect(Written {
+            topic: self.inner.topics[0].clone(),
+            key: key.to_owned(),
+            payload,
+            headers: headers
+                .map(|(name, value)| (name.to_owned(), value.into()))
+                .into(),
+            timed: false,
+            id,
+        });
+        Ok(())
+    }
+
+    /// Writes events of the second table by hand.
+    pub(crate) async fn write_second(&self, events: usize) -> Result<()> {
+        for number in 0..events {
+            let id = time_uuid();
+            let key = format!("by hand {}", number % 10);
+            let cql = format!(
+                "INSERT INTO {} (aggregateid, id, aggregatetype, type, payload) \
+                 VALUES (?, ?, 'invoice', 'Placed', ?)",
+                self.inner.billing
+            );
+            let payload = id.as_bytes().to_vec();
+            let values = (&key, CqlTimeuuid::from(id), &payload);
+            self.inner.session.query_unpaged(cql, values).await?;
+            let id = id.to_string();
+            self.expect(Written {
+                topic: self.inner.topics[1].clone(),
+                key,
+                payload,
+                headers: [("id".to_owned(), id.clone().into())].into(),
+                timed: false,
+                id,
+            });
+        }
+        Ok(())
+    }
+
+    /// Something that was written by other means is to arrive too.
+    pub(crate) fn expect(&self, written: Written) {
+        self.inner.written().push(written);
+    }
+
     /// Everything that was acknowledged, per key in order.
     pub(crate) fn written(&self) -> Vec<Written> {
         self.inner.written().clone()
@@ -126,6 +201,13 @@ pub(crate) fn tables(keyspace: &str) -> (String, String) {
         format!("{keyspace}.orders_outbox"),
         format!("{keyspace}.billing_outbox"),
     )
+}
+
+/// A timeuuid of no particular time.
+pub(crate) fn time_uuid() -> Uuid {
+    let mut bytes = *Uuid::new_v4().as_bytes();
+    bytes[6] = bytes[6] & 0x0f | 0x10;
+    Uuid::from_bytes(bytes)
 }
 
 impl Inner {

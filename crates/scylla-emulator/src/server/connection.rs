@@ -1,20 +1,24 @@
 //! One connection: reads frames, executes them in order, writes the answers.
 //!
-//! Requests of one connection are executed one after the other, as they arrive; answers are flushed when no complete
-//! request is left to execute.
+//! Requests of one connection are executed one after the other, as they arrive, except those that a fault delays;
+//! answers are flushed when no complete request is left to execute.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
+use super::faults::{Effect, Seen};
 use super::shared::Shared;
-use crate::engine::{BatchParams, BatchStatement, Outcome, Prepared, StatementSource};
+use crate::engine::{
+    BatchParams, BatchStatement, BindValue, BindValues, Outcome, Prepared, StatementSource,
+};
 use crate::error::{Error, ErrorCode};
 use crate::protocol::event::Event;
 use crate::protocol::frame::{self, Decoded, Frame};
@@ -62,6 +66,7 @@ pub(super) async fn serve(
             Step::Again => continue,
             Step::Close => return,
         }
+        let due = session.delayed.iter().map(|delayed| delayed.due).min();
         tokio::select! {
             biased;
             _ = stop.changed() => return,
@@ -70,6 +75,9 @@ pub(super) async fn serve(
                 Err(RecvError::Lagged(missed)) => tracing::debug!(%peer, missed, "events missed"),
                 Err(RecvError::Closed) => return,
             },
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                session.answer_due(&mut output);
+            }
             read = stream.read_buf(&mut input) => match read {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
@@ -125,6 +133,15 @@ struct Session<'a> {
     keyspace: Option<String>,
     registered: BTreeSet<String>,
     events: broadcast::Receiver<Event>,
+    delayed: Vec<Delayed>,
+}
+
+/// A request that is executed later.
+struct Delayed {
+    due: Instant,
+    version: u8,
+    stream: i16,
+    request: Request,
 }
 
 /// What a request is answered with, owned.
@@ -140,6 +157,39 @@ enum Answer {
     Prepared(Arc<Prepared>),
 }
 
+fn bytes(value: &BindValue) -> Option<&[u8]> {
+    match value {
+        BindValue::Bytes(bytes) => Some(bytes),
+        BindValue::Null | BindValue::Unset => None,
+    }
+}
+
+fn bytes_of(values: &BindValues) -> Vec<&[u8]> {
+    match values {
+        BindValues::Positional(values) => values.iter().filter_map(bytes).collect(),
+        BindValues::Named(values) => values.iter().filter_map(|(_, v)| bytes(v)).collect(),
+    }
+}
+
+/// The id of the (first) prepared statement of a request.
+fn prepared_id(request: &Request) -> Option<&Bytes> {
+    match request {
+        Request::Execute { id, .. } => Some(id),
+        Request::Batch(batch) => batch.statements.iter().find_map(|(statement, _)| {
+            let request::BatchStatement::Prepared(id) = statement else {
+                return None;
+            };
+            Some(id)
+        }),
+        Request::Options
+        | Request::Startup(_)
+        | Request::AuthResponse(_)
+        | Request::Register(_)
+        | Request::Query { .. }
+        | Request::Prepare { .. } => None,
+    }
+}
+
 impl<'a> Session<'a> {
     fn new(server: &'a Shared, node: usize, shard: u16, peer: SocketAddr) -> Self {
         Self {
@@ -152,6 +202,7 @@ impl<'a> Session<'a> {
             keyspace: None,
             registered: BTreeSet::new(),
             events: server.subscribe(),
+            delayed: Vec::new(),
         }
     }
 
@@ -159,7 +210,11 @@ impl<'a> Session<'a> {
         while output.len() < FLUSH_BYTES {
             match frame::decode(input) {
                 Decoded::Incomplete => return Step::Wait,
-                Decoded::Frame(frame) => self.answer(frame, output),
+                Decoded::Frame(frame) => {
+                    if !self.answer(frame, output) {
+                        return Step::Close;
+                    }
+                }
                 Decoded::Refused {
                     version,
                     stream,
@@ -180,11 +235,107 @@ impl<'a> Session<'a> {
         Step::Again
     }
 
-    fn answer(&mut self, frame: Frame, output: &mut BytesMut) {
+    /// Answers a request, or does what a fault says; says whether the connection goes on.
+    fn answer(&mut self, frame: Frame, output: &mut BytesMut) -> bool {
         let (version, stream) = (frame.version, frame.stream);
         self.version = version;
-        let answer = Request::parse(frame)
-            .and_then(|request| system::on_node(self.node, || self.execute(request)));
+        let request = match Request::parse(frame) {
+            Ok(request) => request,
+            Err(error) => {
+                Response::Error(&error).encode(output, version, stream);
+                return true;
+            }
+        };
+        match self.fault(&request) {
+            None => self.respond(request, version, stream, output),
+            Some(Effect::Fail(error)) => Response::Error(&error).encode(output, version, stream),
+            Some(Effect::FailAfter(error)) => {
+                let _ = system::on_node(self.node, || self.execute(request));
+                Response::Error(&error).encode(output, version, stream);
+            }
+            Some(Effect::Unprepared) => match prepared_id(&request) {
+                Some(id) => {
+                    let error = Error::unprepared(id.clone());
+                    Response::Error(&error).encode(output, version, stream);
+                }
+                None => self.respond(request, version, stream, output),
+            },
+            Some(Effect::Delay(by)) => self.delayed.push(Delayed {
+                due: Instant::now() + by,
+                version,
+                stream,
+                request,
+            }),
+            Some(Effect::Silence) => {}
+            Some(Effect::Truncate) => {
+                let whole = output.len();
+                self.respond(request, version, stream, output);
+                output.truncate(whole + (output.len() - whole) / 2);
+                return false;
+            }
+            Some(Effect::Disconnect) => return false,
+        }
+        true
+    }
+
+    fn fault(&self, request: &Request) -> Option<Effect> {
+        let faults = &self.server.faults;
+        if !faults.any() {
+            return None;
+        }
+        let prepared = |id| self.server.prepared(id).ok();
+        match request {
+            Request::Query { cql, parameters } => faults.meet(&Seen {
+                texts: vec![cql.as_str()],
+                values: bytes_of(&parameters.execute.values),
+            }),
+            Request::Execute { id, parameters } => {
+                let prepared = prepared(id)?;
+                faults.meet(&Seen {
+                    texts: vec![prepared.cql.as_str()],
+                    values: bytes_of(&parameters.execute.values),
+                })
+            }
+            Request::Batch(batch) => {
+                let known: Vec<_> = batch
+                    .statements
+                    .iter()
+                    .filter_map(|(statement, _)| match statement {
+                        request::BatchStatement::Query(_) => None,
+                        request::BatchStatement::Prepared(id) => prepared(id),
+                    })
+                    .collect();
+                let texts = batch.statements.iter().filter_map(|(statement, _)| {
+                    let request::BatchStatement::Query(cql) = statement else {
+                        return None;
+                    };
+                    Some(cql.as_str())
+                });
+                let texts = texts.chain(known.iter().map(|prepared| prepared.cql.as_str()));
+                let values = batch.statements.iter().flat_map(|(_, values)| values);
+                faults.meet(&Seen {
+                    texts: texts.collect(),
+                    values: values.filter_map(bytes).collect(),
+                })
+            }
+            Request::Options
+            | Request::Startup(_)
+            | Request::AuthResponse(_)
+            | Request::Register(_)
+            | Request::Prepare { .. } => None,
+        }
+    }
+
+    fn answer_due(&mut self, output: &mut BytesMut) {
+        let now = Instant::now();
+        while let Some(at) = self.delayed.iter().position(|delayed| delayed.due <= now) {
+            let delayed = self.delayed.remove(at);
+            self.respond(delayed.request, delayed.version, delayed.stream, output);
+        }
+    }
+
+    fn respond(&mut self, request: Request, version: u8, stream: i16, output: &mut BytesMut) {
+        let answer = system::on_node(self.node, || self.execute(request));
         let supported;
         let response = match &answer {
             Err(error) => Response::Error(error),
@@ -264,7 +415,7 @@ impl<'a> Session<'a> {
                             StatementSource::Prepared(self.server.prepared(&id)?)
                         }
                     };
-                    let values = crate::engine::BindValues::Positional(values);
+                    let values = BindValues::Positional(values);
                     Ok(BatchStatement { source, values })
                 };
                 let statements = batch

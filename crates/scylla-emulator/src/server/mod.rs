@@ -7,6 +7,7 @@
 //! 3. Connections, prepared statements and frames are bounded by the constants in this module and in `protocol`.
 
 mod connection;
+pub mod faults;
 mod shared;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 
+use self::faults::Faults;
 pub(crate) use self::shared::Clients;
 use self::shared::Shared;
 use crate::cdc::CdcLog;
@@ -222,6 +224,11 @@ impl Emulator {
     /// The database itself.
     pub fn engine(&self) -> &Engine {
         &self.shared.engine
+    }
+
+    /// What goes wrong on purpose.
+    pub fn faults(&self) -> &Faults {
+        &self.shared.faults
     }
 
     /// Makes new CDC streams that are valid [`GENERATION_DELAY`] from now on.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use super::MAX_PREPARED;
+use super::faults::Faults;
 use crate::cdc::log_name;
 use crate::cluster::Topology;
 use crate::engine::{Engine, Outcome, Prepared, SchemaChange, SchemaChangeKind, SchemaTarget};
@@ -85,6 +86,7 @@ pub(super) struct Shared {
     pub(super) topology: Arc<Topology>,
     pub(super) clients: Arc<Clients>,
     pub(super) credentials: Option<(String, String)>,
+    pub(super) faults: Faults,
     prepared: RwLock<HashMap<Bytes, Arc<Prepared>>>,
     events: broadcast::Sender<Event>,
     /// Log tables (keyspace, name) that clients have been told of.
@@ -112,6 +114,7 @@ impl Shared {
             topology,
             clients,
             credentials,
+            faults: Faults::default(),
             prepared: RwLock::default(),
             events,
             logs: Mutex::default(),

@@ -1,28 +1,59 @@
 //! Apache Kafka from Maven Central: one node, broker and controller at once (`KRaft`).
 //!
 //! The jars are fetched once into the target directory (or lie in `KAFKA_LIBS`), by the same list
-//! that `tests/kafka/kafka.sh` uses. Each node has free ports and a data directory of its own.
+//! that `tests/kafka/kafka.sh` uses. Each node has ports and a data directory of its own, and these
+//! listeners:
+//!
+//! - one for everybody;
+//! - [`PROXIED`] that advertise the port of a proxy, so that a client that begins at the proxy
+//!   stays behind it;
+//! - one that wants a login (SASL PLAIN): `relay` with the password `secret` may do everything,
+//!   `guest` with the password `secret` may do nothing.
 
 use super::answers;
-use crate::support::free_port;
+use crate::support::proxy::{Port, Proxy};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::TempDir;
 
+/// Listeners for proxies: cases that need one at the same time.
+pub(super) const PROXIED: usize = 6;
 /// Marks a folder that has all jars.
 const COMPLETE: &str = ".complete";
 
 /// A broker process. Dropping it kills the process and removes its data.
 pub(crate) struct Node {
     process: Child,
-    port: u16,
+    ports: Ports,
     libs: PathBuf,
     directory: TempDir,
+}
+
+/// The ports of a node, which nobody else gets while it is down.
+struct Ports {
+    open: Port,
+    login: Port,
+    controller: Port,
+    /// Where the broker listens, and the port that it advertises there.
+    proxied: Vec<(Port, Arc<Port>)>,
+}
+
+impl Ports {
+    fn reserve() -> Result<Self> {
+        let proxied = (0..PROXIED).map(|_| Ok((Port::reserve()?, Arc::new(Port::reserve()?))));
+        Ok(Self {
+            open: Port::reserve()?,
+            login: Port::reserve()?,
+            controller: Port::reserve()?,
+            proxied: proxied.collect::<Result<_>>()?,
+        })
+    }
 }
 
 impl Node {
@@ -30,9 +61,9 @@ impl Node {
     pub(crate) fn start() -> Result<Self> {
         let libs = libraries()?;
         let directory = tempfile::tempdir()?;
-        let (port, controller) = (free_port()?, free_port()?);
+        let ports = Ports::reserve()?;
         let properties = directory.path().join("server.properties");
-        fs::write(&properties, settings(port, controller, directory.path()))?;
+        fs::write(&properties, settings(&ports, directory.path()))?;
         let formatted = java(&libs, directory.path())?
             .args(["kafka.tools.StorageTool", "format", "--standalone"])
             .args(["-t", "b3V0Ym94LXJlbGF5LTAxIQ", "-c"])
@@ -47,7 +78,7 @@ impl Node {
         let process = spawn(&libs, directory.path())?;
         let mut node = Self {
             process,
-            port,
+            ports,
             libs,
             directory,
         };
@@ -57,7 +88,19 @@ impl Node {
 
     /// Where clients connect; the same after a restart.
     pub(crate) fn bootstrap(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.ports.open.number())
+    }
+
+    /// Where clients with a login connect.
+    pub(crate) fn login(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.login.number())
+    }
+
+    /// A proxy before the listener of this number, on the port that the listener advertises.
+    pub(crate) fn proxy(&self, listener: usize) -> Result<Proxy> {
+        let (behind, advertised) = &self.ports.proxied[listener];
+        let upstream = SocketAddr::from((Ipv4Addr::LOCALHOST, behind.number()));
+        Proxy::on(Arc::clone(advertised), upstream)
     }
 
     /// Kills the broker, as a machine that loses power would.
@@ -96,17 +139,39 @@ impl Drop for Node {
     }
 }
 
-fn settings(port: u16, controller: u16, directory: &Path) -> String {
-    let log = directory.join("log");
+fn settings(ports: &Ports, directory: &Path) -> String {
+    let mut listeners = Vec::new();
+    let mut advertised = Vec::new();
+    let mut protocols = Vec::new();
+    let mut listener = |name: &str, port: &Port, shown: Option<&Port>, protocol: &str| {
+        listeners.push(format!("{name}://127.0.0.1:{}", port.number()));
+        if let Some(shown) = shown {
+            advertised.push(format!("{name}://127.0.0.1:{}", shown.number()));
+        }
+        protocols.push(format!("{name}:{protocol}"));
+    };
+    listener("OPEN", &ports.open, Some(&ports.open), "PLAINTEXT");
+    listener("LOGIN", &ports.login, Some(&ports.login), "SASL_PLAINTEXT");
+    listener("CONTROLLER", &ports.controller, None, "PLAINTEXT");
+    for (number, (behind, shown)) in ports.proxied.iter().enumerate() {
+        listener(&format!("P{number}"), behind, Some(shown), "PLAINTEXT");
+    }
     format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners={listeners}
+advertised.listeners={advertised}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-log.dirs={}
+inter.broker.listener.name=OPEN
+listener.security.protocol.map={protocols}
+listener.name.login.sasl.enabled.mechanisms=PLAIN
+listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
+  required user_relay=\"secret\" user_guest=\"secret\";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:relay
+num.network.threads=1
+log.dirs={log}
 num.partitions=6
 offsets.topic.num.partitions=1
 offsets.topic.replication.factor=1
@@ -116,7 +181,11 @@ group.initial.rebalance.delay.ms=0
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 ",
-        log.display()
+        controller = ports.controller.number(),
+        listeners = listeners.join(","),
+        advertised = advertised.join(","),
+        protocols = protocols.join(","),
+        log = directory.join("log").display(),
     )
 }
 

@@ -1,11 +1,13 @@
 //! A Kafka broker for the cases.
 //!
 //! One broker serves all cases that run at the same time; it is stopped with the last of them. A
-//! case that stops or kills its broker starts one of its own ([`Node`]).
+//! case that breaks the network gets a proxy before it ([`proxied`]); one that stops or kills its
+//! broker starts one of its own ([`Node`]).
 
 mod container;
 mod maven;
 
+use crate::support::proxy::Proxy;
 use crate::support::say;
 use anyhow::{Context, Result, bail};
 use rdkafka::ClientConfig;
@@ -14,9 +16,9 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use maven::Node;
 
@@ -27,14 +29,84 @@ pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) struct Broker {
     /// `host:port`, or several of them separated by commas.
     pub(crate) bootstrap: String,
-    _keeps_alive: Source,
+    source: Source,
+    /// As many permits as there are numbers in `free`.
+    listeners: Arc<Semaphore>,
+    free: std::sync::Mutex<Vec<usize>>,
 }
 
-#[expect(dead_code, reason = "the values are held for their Drop")]
+impl Broker {
+    fn new(bootstrap: String, source: Source) -> Self {
+        Self {
+            bootstrap,
+            source,
+            listeners: Arc::new(Semaphore::new(maven::PROXIED)),
+            free: std::sync::Mutex::new((0..maven::PROXIED).collect()),
+        }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<usize>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The node, if the broker is one of Maven's.
+    pub(crate) fn node(&self) -> Option<&Node> {
+        match &self.source {
+            Source::Maven(node) => Some(node),
+            Source::Given | Source::Container { .. } => None,
+        }
+    }
+}
+
 enum Source {
     Given,
-    Container(Box<container::Running>),
+    Container { _running: Box<container::Running> },
     Maven(Node),
+}
+
+/// A broker behind a proxy. The relay begins at the proxy, and all that the broker tells it leads
+/// back there; who begins at [`Proxied::direct`] never meets the proxy.
+pub(crate) struct Proxied {
+    pub(crate) proxy: Proxy,
+    /// Dropped after the proxy, which uses the listener's port.
+    lease: Lease,
+}
+
+impl Proxied {
+    /// `host:port` of the proxy.
+    pub(crate) fn bootstrap(&self) -> String {
+        self.proxy.address().to_string()
+    }
+
+    /// `host:port` of the broker.
+    pub(crate) fn direct(&self) -> &str {
+        &self.lease.broker.bootstrap
+    }
+}
+
+/// A proxied listener of a broker, given back when it is dropped.
+struct Lease {
+    broker: Arc<Broker>,
+    number: usize,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    async fn of(broker: Arc<Broker>) -> Result<Self> {
+        let permit = Arc::clone(&broker.listeners).acquire_owned().await?;
+        let number = broker.free().pop().context("a permit is a free listener")?;
+        Ok(Self {
+            broker,
+            number,
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.broker.free().push(self.number);
+    }
 }
 
 /// The broker, or `None` after a printed line if there is none for `case`.
@@ -52,6 +124,39 @@ pub(crate) async fn broker(case: &str) -> Option<Arc<Broker>> {
             *shared = Arc::downgrade(&broker);
             Some(broker)
         }
+        Err(reason) => {
+            skip(case, &reason);
+            None
+        }
+    }
+}
+
+/// A broker with all the listeners of a [`Node`]: the shared one if it is such a node, else one of
+/// the case's own.
+pub(crate) async fn node_broker(case: &str) -> Option<Arc<Broker>> {
+    let shared = broker(case).await?;
+    if shared.node().is_some() {
+        return Some(shared);
+    }
+    let node = own_node(case).await?;
+    let broker = Broker::new(node.bootstrap(), Source::Maven(node));
+    Some(Arc::new(broker))
+}
+
+/// A broker behind a proxy of the case's own, or `None` as for [`broker`].
+pub(crate) async fn proxied(case: &str) -> Option<Proxied> {
+    let broker = node_broker(case).await?;
+    let lease = Lease::of(broker).await;
+    let proxied = lease.and_then(|lease| {
+        let node = lease
+            .broker
+            .node()
+            .context("a node has proxied listeners")?;
+        let proxy = node.proxy(lease.number)?;
+        Ok(Proxied { proxy, lease })
+    });
+    match proxied {
+        Ok(proxied) => Some(proxied),
         Err(reason) => {
             skip(case, &reason);
             None
@@ -87,23 +192,17 @@ fn skip(case: &str, reason: &anyhow::Error) {
 async fn start() -> Result<Broker> {
     if let Ok(bootstrap) = std::env::var("KAFKA_BROKERS") {
         wait_until_ready(&bootstrap).await?;
-        return Ok(Broker {
-            bootstrap,
-            _keeps_alive: Source::Given,
-        });
+        return Ok(Broker::new(bootstrap, Source::Given));
     }
     if let Ok((bootstrap, container)) = container::kafka().await {
         wait_until_ready(&bootstrap).await?;
-        return Ok(Broker {
-            bootstrap,
-            _keeps_alive: Source::Container(Box::new(container)),
-        });
+        let source = Source::Container {
+            _running: Box::new(container),
+        };
+        return Ok(Broker::new(bootstrap, source));
     }
     let node = tokio::task::spawn_blocking(Node::start).await??;
-    Ok(Broker {
-        bootstrap: node.bootstrap(),
-        _keeps_alive: Source::Maven(node),
-    })
+    Ok(Broker::new(node.bootstrap(), Source::Maven(node)))
 }
 
 async fn wait_until_ready(bootstrap: &str) -> Result<()> {

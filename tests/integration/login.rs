@@ -1,0 +1,72 @@
+//! Credentials that the broker does not accept, or that may do nothing.
+
+use crate::support::bench::{Bench, Setup};
+use crate::support::database::Database;
+use crate::support::kafka;
+use crate::support::kafka::Broker;
+use crate::support::relay::ATTEMPT_FAILED;
+use crate::support::traffic::Plan;
+use anyhow::{Context, Result};
+
+const PLAN: Plan = Plan {
+    events: 100,
+    keys: 20,
+    ahead: 100,
+};
+
+/// How the relay logs in.
+fn credentials(user: &str, password: &str) -> String {
+    format!(
+        "kafka: {{ properties: {{ security.protocol: sasl_plaintext, sasl.mechanism: PLAIN, \
+         sasl.username: {user}, sasl.password: {password} }} }}\n\
+         retry: {{ attempt_timeout: 2s }}"
+    )
+}
+
+async fn bench(broker: &Broker, more: &str) -> Result<Bench> {
+    let node = broker.node().context("a node")?;
+    let setup = Setup {
+        direct: &broker.bootstrap,
+        relay_brokers: Some(&node.login()),
+        more,
+        ..Setup::default()
+    };
+    Bench::with(Database::start().await?, setup).await
+}
+
+/// A relay with these credentials fails as `said`; after a restart with the right ones everything
+/// arrives.
+async fn refused(case: &str, user: &str, password: &str, said: &[&str]) -> Result<()> {
+    let Some(broker) = kafka::node_broker(case).await else {
+        return Ok(());
+    };
+    let bench = bench(&broker, &credentials(user, password)).await?;
+    bench.write(PLAN).await?;
+    let relay = bench.relay.start().await?;
+    for words in said {
+        relay.said(words).await?;
+    }
+    relay.kill().await?;
+    assert_eq!(
+        bench.collector.all().await?.len(),
+        0,
+        "nothing can be published"
+    );
+    bench.relay.reconfigure(&credentials("relay", "secret"))?;
+    let relay = bench.relay.start().await?;
+    bench.all_arrived().await?;
+    relay.stop().await?;
+    bench.assert_delivered(case).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_publishes_nothing_and_loses_nothing() -> Result<()> {
+    let said = ["Authentication failed", ATTEMPT_FAILED];
+    refused("a wrong password", "relay", "wrong", &said).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_may_not_write_is_told_what_to_grant() -> Result<()> {
+    let said = [ATTEMPT_FAILED, "grant the relay's principal WRITE"];
+    refused("no authorization", "guest", "secret", &said).await
+}
