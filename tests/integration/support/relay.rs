@@ -159,6 +159,15 @@ impl RelayProcess {
         log.lines[log.lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
     }
 
+    /// The memory that the relay has resident, in KiB.
+    pub(crate) fn resident_kib(&self) -> Result<u64> {
+        let pid = self.child.id().context("the relay has ended")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmRSS")?.parse()?)
+    }
+
     /// How many lines of the log (of those that are kept) contain `text`.
     pub(crate) fn count(&self, text: &str) -> usize {
         let log = self.log.borrow();
