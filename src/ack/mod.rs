@@ -8,8 +8,12 @@ mod tracker;
 
 pub use tracker::{Registration, Tracker};
 
+use std::sync::Arc;
+
+use scylla_cdc::cdc_types::StreamID;
 use tokio::sync::mpsc;
 
+use crate::dead_letters::Place;
 use crate::event::RowKey;
 
 /// A row that has become durable, sent back to the source that read it.
@@ -26,13 +30,36 @@ pub struct Settled {
 pub struct Ack {
     settled: Settled,
     to: mpsc::UnboundedSender<Settled>,
+    streams: Option<Arc<[StreamID]>>,
 }
 
 impl Ack {
     /// An acknowledgement that reports to `to`. The channel needs no bound of its own: it holds at
     /// most as many messages as `limits.in_flight_events` allows events.
     pub fn new(settled: Settled, to: mpsc::UnboundedSender<Settled>) -> Self {
-        Self { settled, to }
+        Self {
+            settled,
+            to,
+            streams: None,
+        }
+    }
+
+    /// The same, of a row of one of these streams: the streams of its group, in their order.
+    #[must_use]
+    pub fn of_streams(mut self, streams: Arc<[StreamID]>) -> Self {
+        self.streams = Some(streams);
+        self
+    }
+
+    /// Where the row stands in the log.
+    pub fn place(&self) -> Place {
+        let row = self.settled.row;
+        let streams = self.streams.as_deref().unwrap_or_default();
+        let stream = streams.get(usize::from(row.stream));
+        Place {
+            position: row.position,
+            stream: stream.cloned().unwrap_or_else(|| StreamID::new(Vec::new())),
+        }
     }
 
     /// Which row this is.

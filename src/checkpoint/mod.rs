@@ -74,11 +74,13 @@ pub struct Loaded {
 
 /// The CQL that creates the tables in `keyspace`, which must exist. Each statement may be run
 /// again.
-pub fn ddl(keyspace: &str) -> Vec<String> {
+pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
     let keyspace = quoted(keyspace);
     vec![
-        format!(
-            "CREATE TABLE IF NOT EXISTS {keyspace}.checkpoints (\n    \
+        (
+            "checkpoints",
+            format!(
+                "CREATE TABLE IF NOT EXISTS {keyspace}.checkpoints (\n    \
              relay text,\n    \
              source text,\n    \
              bucket smallint,\n    \
@@ -88,13 +90,17 @@ pub fn ddl(keyspace: &str) -> Vec<String> {
              published blob,\n    \
              closed boolean,\n    \
              PRIMARY KEY ((relay, source, bucket), generation, stream_group)\n)"
+            ),
         ),
-        format!(
-            "CREATE TABLE IF NOT EXISTS {keyspace}.sources (\n    \
+        (
+            "sources",
+            format!(
+                "CREATE TABLE IF NOT EXISTS {keyspace}.sources (\n    \
              relay text,\n    \
              source text,\n    \
              start bigint,\n    \
              PRIMARY KEY ((relay), source)\n)"
+            ),
         ),
     ]
 }
@@ -124,6 +130,6 @@ mod tests {
 
     #[test]
     fn names_are_quoted() {
-        assert!(ddl("Own\"er")[0].contains("\"Own\"\"er\".checkpoints"));
+        assert!(ddl("Own\"er")[0].1.contains("\"Own\"\"er\".checkpoints"));
     }
 }

@@ -4,6 +4,7 @@
 //! configuration.
 
 pub mod check;
+pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod schema;
@@ -69,6 +70,8 @@ enum Command {
     Schema(schema::Args),
     /// Print events as they would be published; publish nothing.
     Tail(tail::Args),
+    /// List, show, replay, discard and export events that could not be published.
+    DeadLetters(dead_letters::Args),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -131,7 +134,8 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Run => {
             let config = Arc::new(load(cli)?.config);
             let _logs = telemetry::start(&config.log).context("start the log")?;
-            let signals = StopSignals::install().context("install the signal handlers")?;
+            let signals =
+                StopSignals::install_for_daemon().context("install the signal handlers")?;
             block_on(async {
                 let relay = runtime::run(config, runtime::Hooks::default(), signals.stop());
                 relay.await.map(drop).map_err(Into::into)
@@ -141,6 +145,11 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             let config = load(cli)?.config;
             let _logs = telemetry::start_stderr("warn");
             block_on(schema::run(&config, args))
+        }
+        Command::DeadLetters(args) => {
+            let config = Arc::new(load(cli)?.config);
+            let _logs = telemetry::start_stderr("error");
+            block_on(dead_letters::run(config, args))
         }
         Command::Tail(args) => {
             let config = Arc::new(load(cli)?.config);

@@ -10,8 +10,8 @@ use scylla::client::session::Session;
 use serde::Serialize;
 
 use super::OutputFormat;
-use crate::checkpoint;
 use crate::config::{Columns, Config, TableName};
+use crate::schema::own_tables;
 use crate::scylla as cluster;
 
 /// Copies of the data when nobody says how many, if there are as many nodes.
@@ -135,8 +135,7 @@ fn items(config: &Config, copies: usize) -> Result<Vec<Item>> {
         .into_iter()
         .map(|name| keyspace(name, copies))
         .collect();
-    let tables = ["checkpoints", "sources"];
-    for (table, cql) in tables.into_iter().zip(checkpoint::ddl(own)) {
+    for (table, cql) in own_tables(own) {
         items.push(Item {
             name: format!("{own}.{table}"),
             cql,

@@ -74,6 +74,7 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
         metrics: Arc::new(Metrics::default()),
         reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
         clock: Arc::new(Clock::default()),
+        progress: Arc::default(),
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

@@ -37,7 +37,7 @@ use raw::Raw;
 use read::Reader;
 pub use reference::reference;
 pub use resolved::*;
-pub use values::parse_start;
+pub use values::{parse_duration, parse_start};
 
 /// Where configuration comes from, in rising order of precedence.
 #[derive(Debug, Clone, Default)]

@@ -15,8 +15,8 @@ use super::read::{Node, Read, Reader};
 use super::reference::{Field, Show, Shown};
 use super::resolved::{Start, TopicTemplate};
 use super::values::{
-    Bytes, Consistency, Entry, Format, LogForm, Password, Preset, Properties, Rotation, Span,
-    StartAt, Table,
+    Bytes, Consistency, Entry, Format, LogForm, OnExhausted, OnPermanent, Password, Preset,
+    Properties, Rotation, Span, StartAt, Table, UnreadyWhen,
 };
 
 /// Declares a section. A key that is unset by default shows an example in the reference.
@@ -76,9 +76,13 @@ section! {
         outboxes: Vec<Outbox> = Vec::new();
         /// How the CDC log is followed.
         follow: Follow = Follow::default();
-        /// What happens to an attempt to publish that fails: the event is tried again, for ever,
-        /// and later events of its key wait.
+        /// What happens to an attempt to publish that fails: the event is tried again, and later
+        /// events of its key wait.
         retry: Retry = Retry::default();
+        /// When the relay stops to try, because it is Kafka that fails.
+        breaker: Breaker = Breaker::default();
+        /// What happens to events that could not be published.
+        dead_letters: DeadLetters = DeadLetters::default();
         /// How progress is saved.
         checkpoint: Checkpoint = Checkpoint::default();
         /// Bounds on what is in flight. At a limit the relay reads less; it never drops.
@@ -87,6 +91,9 @@ section! {
         shutdown: Shutdown = Shutdown::default();
         /// Where logs go.
         log: Log = Log::default();
+        /// What happens when a task of the relay fails, and what its health depends on. Tasks are
+        /// restarted one by one: a table that fails never stops another (docs/supervision.md).
+        supervision: Supervision = Supervision::default();
     }
 }
 
@@ -251,6 +258,47 @@ section! {
         /// How long one attempt may take, from the producer to the acknowledgement of all replicas
         /// that are in sync. Long enough for a change of leader that librdkafka handles by itself.
         attempt_timeout: Span = Span::secs(5);
+        /// Attempts of one event, the first included. Attempts that probe whether Kafka is back,
+        /// and those refused for wrong credentials, do not count.
+        max_attempts: u64 = 5;
+        /// What happens to an event after its last attempt: dead_letter (it is kept in ScyllaDB and
+        /// published later, in its key's order) or hold (it is attempted for ever and holds its key).
+        on_exhausted: OnExhausted = OnExhausted::DeadLetter;
+    }
+}
+
+section! {
+    /// The circuit breaker before Kafka. While it is open nothing is attempted, and waiting uses up
+    /// no attempts.
+    Breaker {
+        /// Failed attempts in a row, of any keys, that open it. Failures of single events (too
+        /// large, not authorised) do not count.
+        failure_threshold: u64 = 5;
+        /// How long it stays open before a few events may probe whether Kafka is back.
+        open_for: Span = Span::secs(30);
+        /// Successful probes that close it; a failed one opens it again.
+        success_threshold: u64 = 3;
+    }
+}
+
+section! {
+    /// Events that could not be published, kept in the relay's keyspace.
+    DeadLetters {
+        /// What happens to the key of an event that fails for good: park_key (later events of the
+        /// key join it, so that a replay keeps their order) or skip (they are published, and the
+        /// key's order is given up).
+        on_permanent: OnPermanent = OnPermanent::ParkKey;
+        /// Whether events whose attempts were used up are published by themselves once Kafka is
+        /// back. Those that failed for good wait for a person.
+        auto_replay: bool = true;
+        /// Pause between two such replays while some are left: an error of a single topic opens no
+        /// breaker, whose closing would start one.
+        auto_replay_interval: Span = Span::secs(60);
+        /// Parked keys kept in memory, some 100 bytes each. At the limit a failing event holds its
+        /// key instead of becoming a dead letter.
+        max_parked_keys: u64 = 1_000_000;
+        /// Replays under way at once, each of another key.
+        replay_concurrency: u64 = 64;
     }
 }
 
@@ -307,6 +355,39 @@ section! {
         rotation: Rotation = Rotation::Daily;
         /// Files kept: a week of daily ones.
         keep: u64 = 7;
+    }
+}
+
+section! {
+    /// What happens when a task of the relay fails.
+    Supervision {
+        /// Pause before the first restart of a task. Short, since most failures are gone by then.
+        initial_backoff: Span = Span::secs(1);
+        /// Longest pause before a restart; the pause doubles up to it. A database that comes back
+        /// is found within it.
+        max_backoff: Span = Span::secs(30);
+        /// How long a run must last for the failures before it to be forgotten.
+        stable_after: Span = Span::secs(60);
+        /// Restarts of one table's source within the window; one more failure, and the table is
+        /// reported as failed: an error in the log, visible in the health. Other tables go on.
+        max_restarts: u64 = 10;
+        /// The window in which restarts are counted. The pauses before that many restarts must fit
+        /// into it: no table would ever be reported otherwise.
+        window: Span = Span::secs(600);
+        /// Pause between two attempts to start the source of a table that is reported as failed.
+        /// Nothing is lost meanwhile, but the CDC log keeps rows for its TTL only.
+        failed_retry: Span = Span::secs(120);
+        /// Pause between two checks of the parts (ScyllaDB, sources, checkpoints). A change of a
+        /// part's health is in the log within it.
+        health_interval: Span = Span::secs(5);
+        /// A table without a completed read for this long is reported as degraded: the pipeline is
+        /// full or ScyllaDB does not answer. At least twice follow.idle_poll is taken, so that an
+        /// idle table is healthy.
+        stalled_after: Span = Span::secs(60);
+        /// Which failed tables make the relay not ready: all_failed (as long as one table is
+        /// published, taking the relay out of service helps nobody) or any_failed (a failed table
+        /// is to stop a roll-out).
+        unready_when: UnreadyWhen = UnreadyWhen::AllFailed;
     }
 }
 

@@ -47,9 +47,12 @@ shown_as_text!(
     super::values::LogForm,
     super::values::Password,
     super::values::Preset,
+    super::values::OnExhausted,
+    super::values::OnPermanent,
     super::values::Rotation,
     super::values::StartAt,
     super::values::Table,
+    super::values::UnreadyWhen,
     super::resolved::TopicTemplate,
     String
 );

@@ -10,11 +10,11 @@ use super::path::Path;
 use super::raw::{self, Raw};
 use super::read::Reader;
 use super::resolved::{
-    Checkpoint, Columns, Config, Follow, HeaderMapping, Limits, Log, LogFile, LogFormat,
-    LogRotation, Outbox, Relay, Retry, Scylla, Secret, Shutdown, StandardHeaders, TopicPart,
-    TopicTemplate, ValueFormat,
+    Breaker, Checkpoint, Columns, Config, DeadLetters, Follow, HeaderMapping, Limits, Log, LogFile,
+    LogFormat, LogRotation, OnExhausted, OnPermanent, Outbox, Relay, Retry, Scylla, Secret,
+    Shutdown, StandardHeaders, Supervision, TopicPart, TopicTemplate, UnreadyWhen, ValueFormat,
 };
-use super::values::{Entry, Format, LogForm, Rotation, Span, is_schema_name};
+use super::values::{self, Entry, Format, LogForm, Rotation, Span, is_schema_name};
 
 const MILLI: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -31,6 +31,8 @@ pub(super) fn resolve(raw: &Raw, reader: &mut Reader<'_>) -> Config {
         outboxes: outboxes(&raw.outboxes, &root.key("outboxes"), reader),
         follow: follow(&raw.follow, &root.key("follow"), reader),
         retry: retry(&raw.retry, &root.key("retry"), reader),
+        breaker: breaker(&raw.breaker, &root.key("breaker"), reader),
+        dead_letters: dead_letters(&raw.dead_letters, &root.key("dead_letters"), reader),
         checkpoint: checkpoint(&raw.checkpoint, &root.key("checkpoint"), reader),
         limits: limits(&raw.limits, &root.key("limits"), reader),
         shutdown: Shutdown {
@@ -42,6 +44,7 @@ pub(super) fn resolve(raw: &Raw, reader: &mut Reader<'_>) -> Config {
             ),
         },
         log: log(&raw.log, &root.key("log"), reader),
+        supervision: supervision(raw, &root.key("supervision"), reader),
     }
 }
 
@@ -423,11 +426,66 @@ fn retry(raw: &raw::Retry, path: &Path, reader: &mut Reader<'_>) -> Retry {
         let message = format!("{} is not between 1 and 100", raw.multiplier);
         reader.problem(&path.key("multiplier"), message);
     }
+    let max_attempts = count(
+        raw.max_attempts,
+        1..=1_000_000,
+        &path.key("max_attempts"),
+        reader,
+    );
     Retry {
         initial_backoff,
         multiplier: raw.multiplier,
         max_backoff,
         attempt_timeout,
+        max_attempts: small(max_attempts),
+        on_exhausted: match raw.on_exhausted {
+            values::OnExhausted::DeadLetter => OnExhausted::DeadLetter,
+            values::OnExhausted::Hold => OnExhausted::Hold,
+        },
+    }
+}
+
+fn small(number: NonZeroUsize) -> NonZeroU32 {
+    NonZeroU32::try_from(number).unwrap_or(NonZeroU32::MAX)
+}
+
+fn breaker(raw: &raw::Breaker, path: &Path, reader: &mut Reader<'_>) -> Breaker {
+    let mut number = |key: &str, value| small(count(value, 1..=1_000_000, &path.key(key), reader));
+    let failure_threshold = number("failure_threshold", raw.failure_threshold);
+    let success_threshold = number("success_threshold", raw.success_threshold);
+    Breaker {
+        failure_threshold,
+        open_for: span(raw.open_for, MILLI..=DAY, &path.key("open_for"), reader),
+        success_threshold,
+    }
+}
+
+fn dead_letters(raw: &raw::DeadLetters, path: &Path, reader: &mut Reader<'_>) -> DeadLetters {
+    let interval = path.key("auto_replay_interval");
+    DeadLetters {
+        on_permanent: match raw.on_permanent {
+            values::OnPermanent::ParkKey => OnPermanent::ParkKey,
+            values::OnPermanent::Skip => OnPermanent::Skip,
+        },
+        auto_replay: raw.auto_replay,
+        auto_replay_interval: span(
+            raw.auto_replay_interval,
+            100 * MILLI..=DAY,
+            &interval,
+            reader,
+        ),
+        max_parked_keys: count(
+            raw.max_parked_keys,
+            1..=1_000_000_000,
+            &path.key("max_parked_keys"),
+            reader,
+        ),
+        replay_concurrency: count(
+            raw.replay_concurrency,
+            1..=10_000,
+            &path.key("replay_concurrency"),
+            reader,
+        ),
     }
 }
 
@@ -494,4 +552,64 @@ fn log(raw: &raw::Log, path: &Path, reader: &mut Reader<'_>) -> Log {
             keep,
         }),
     }
+}
+
+fn supervision(raw: &Raw, path: &Path, reader: &mut Reader<'_>) -> Supervision {
+    let (follow, raw) = (&raw.follow, &raw.supervision);
+    let mut time = |key, value, range| span(value, range, &path.key(key), reader);
+    let initial_backoff = time("initial_backoff", raw.initial_backoff, MILLI..=HOUR);
+    let max_backoff = time("max_backoff", raw.max_backoff, MILLI..=HOUR);
+    let stable_after = time("stable_after", raw.stable_after, MILLI..=DAY);
+    let window = time("window", raw.window, MILLI..=DAY);
+    let failed_retry = time("failed_retry", raw.failed_retry, MILLI..=DAY);
+    let health_interval = time("health_interval", raw.health_interval, 10 * MILLI..=HOUR);
+    let stalled_after = time("stalled_after", raw.stalled_after, 100 * MILLI..=DAY);
+    let max_restarts = count(
+        raw.max_restarts,
+        1..=1000,
+        &path.key("max_restarts"),
+        reader,
+    );
+    if max_backoff < initial_backoff {
+        let message = format!(
+            "it must not be shorter than supervision.initial_backoff ({})",
+            raw.initial_backoff
+        );
+        reader.problem(&path.key("max_backoff"), message);
+    }
+    let pauses = doubling(initial_backoff, max_backoff, max_restarts.get());
+    if window < pauses && !reader.has_problem(&path.key("window")) {
+        let message = format!(
+            "{max_restarts} restarts take {} of pauses alone, longer than {}: a table that fails \
+             would never be reported as failed",
+            Span(pauses),
+            raw.window
+        );
+        reader.problem(&path.key("window"), message);
+    }
+    Supervision {
+        initial_backoff,
+        max_backoff,
+        stable_after,
+        max_restarts,
+        window,
+        failed_retry,
+        health_interval,
+        // An idle table must not look stalled, however rarely it is read.
+        stalled_after: stalled_after.max(follow.idle_poll.0.saturating_mul(2)),
+        unready_when: match raw.unready_when {
+            values::UnreadyWhen::AllFailed => UnreadyWhen::AllFailed,
+            values::UnreadyWhen::AnyFailed => UnreadyWhen::AnyFailed,
+        },
+    }
+}
+
+/// The sum of `count` pauses that double from `first` up to `longest`.
+fn doubling(first: Duration, longest: Duration, count: usize) -> Duration {
+    let pauses = std::iter::successors(Some(first), |pause| {
+        Some(pause.saturating_mul(2).min(longest))
+    });
+    pauses
+        .take(count)
+        .fold(Duration::ZERO, Duration::saturating_add)
 }

@@ -23,6 +23,10 @@ pub struct Config {
     pub follow: Follow,
     /// What happens to an attempt that fails.
     pub retry: Retry,
+    /// When Kafka itself is taken to be at fault.
+    pub breaker: Breaker,
+    /// What becomes of events that could not be published.
+    pub dead_letters: DeadLetters,
     /// How progress is saved.
     pub checkpoint: Checkpoint,
     /// Bounds on what is in flight.
@@ -31,6 +35,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Where logs go.
     pub log: Log,
+    /// What happens when a task fails.
+    pub supervision: Supervision,
 }
 
 /// Who this relay is.
@@ -309,7 +315,7 @@ pub struct Follow {
     pub generation_poll: Duration,
 }
 
-/// What happens to an attempt that fails: the same event is tried again, in order and for ever.
+/// What happens to an attempt that fails: the same event is tried again, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// Pause after the first attempt.
@@ -320,6 +326,54 @@ pub struct Retry {
     pub max_backoff: Duration,
     /// How long one attempt may take (librdkafka's `message.timeout.ms`).
     pub attempt_timeout: Duration,
+    /// Attempts of one event, the first included.
+    pub max_attempts: NonZeroU32,
+    /// What follows the last of them.
+    pub on_exhausted: OnExhausted,
+}
+
+/// What follows the last attempt of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// It becomes a dead letter.
+    DeadLetter,
+    /// It is attempted for ever.
+    Hold,
+}
+
+/// The circuit breaker before a Kafka cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    /// Consecutive failures that open it.
+    pub failure_threshold: NonZeroU32,
+    /// How long it stays open.
+    pub open_for: Duration,
+    /// Successes that close it when it is half-open.
+    pub success_threshold: NonZeroU32,
+}
+
+/// What becomes of events that could not be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// Whether later events of the key join an event that failed for good.
+    pub on_permanent: OnPermanent,
+    /// Whether exhausted events are replayed by themselves.
+    pub auto_replay: bool,
+    /// Pause between two such replays while some are left.
+    pub auto_replay_interval: Duration,
+    /// Parked keys kept in memory.
+    pub max_parked_keys: NonZeroUsize,
+    /// Keys replayed at once.
+    pub replay_concurrency: NonZeroUsize,
+}
+
+/// What becomes of the key of an event that failed for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnPermanent {
+    /// Its later events join it.
+    ParkKey,
+    /// Its later events are published, out of order.
+    Skip,
 }
 
 /// How progress is saved.
@@ -387,6 +441,40 @@ pub enum LogRotation {
     Daily,
     /// Never.
     Never,
+}
+
+/// What happens when a task of the relay fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supervision {
+    /// Pause before the first restart; it doubles.
+    pub initial_backoff: Duration,
+    /// Longest pause before a restart.
+    pub max_backoff: Duration,
+    /// A run that lasted this long makes the failures before it forgotten.
+    pub stable_after: Duration,
+    /// Restarts inside `window`; one more failure escalates.
+    pub max_restarts: NonZeroUsize,
+    /// Time in which restarts are counted.
+    pub window: Duration,
+    /// Pause between two attempts to start a task that is reported as failed.
+    pub failed_retry: Duration,
+    /// Pause between two checks of the parts.
+    pub health_interval: Duration,
+    /// A table without a completed read for this long is degraded; at least twice
+    /// `follow.idle_poll`.
+    pub stalled_after: Duration,
+    /// Which failed tables make the relay not ready.
+    pub unready_when: UnreadyWhen,
+}
+
+/// Which failed tables make the relay not ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnreadyWhen {
+    /// Every one.
+    #[default]
+    AllFailed,
+    /// Any one.
+    AnyFailed,
 }
 
 /// A value that is never printed.

@@ -61,6 +61,7 @@ fn defaults_run() {
     assert_eq!(config.kafka.brokers, ["127.0.0.1:9092"]);
     assert_eq!(config.follow.late_window, Duration::from_secs(10));
     assert_eq!(config.limits.in_flight_bytes.get(), 64 << 20);
+    assert_eq!(config.supervision.unready_when, UnreadyWhen::AllFailed);
     assert_eq!(config.outboxes[0].columns.key, "aggregate_id");
     assert_eq!(
         config.outboxes[0].topic.to_string(),
@@ -238,7 +239,8 @@ fn nothing_at_all_lacks_an_outbox() {
 fn relations_between_keys_are_checked() {
     let text = "outboxes: [{ table: a.b }, { table: a.b }]\nscylla: { username: u }\n\
                 follow: { poll: 2s, rescan: 11s }\nretry: { max_backoff: 1ms }\n\
-                log: { file: { keep: 3 }, level: 'a=b=c' }\n";
+                log: { file: { keep: 3 }, level: 'a=b=c' }\n\
+                supervision: { max_backoff: 1ms, window: 5ms }\n";
     let problems = files(&[text]).problems().join("\n");
     for part in [
         "outboxes[1].table: a.b is listed twice",
@@ -247,9 +249,18 @@ fn relations_between_keys_are_checked() {
         "follow.rescan: 11s is longer than follow.late_window (10s)",
         "retry.max_backoff: it must not be shorter",
         "log.level: `a=b=c` is not a filter",
+        "supervision.max_backoff: it must not be shorter than supervision.initial_backoff (1s)",
+        "supervision.window: 10 restarts take 1009ms of pauses alone, longer than 5ms",
     ] {
         assert!(problems.contains(part), "{part}\nis not in\n{problems}");
     }
+}
+
+#[test]
+fn a_table_that_is_rarely_read_does_not_look_stalled() {
+    let text = format!("{MINIMAL}follow: {{ idle_poll: 10m }}\n");
+    let config = files(&[&text]).config();
+    assert_eq!(config.supervision.stalled_after, Duration::from_mins(20));
 }
 
 #[test]
@@ -417,6 +428,7 @@ fn the_schema_describes_every_key() {
         "property_files",
         "tombstone_on_empty",
         "drain_timeout",
+        "unready_when",
     ] {
         assert!(text.contains(&format!("\"{key}\":")), "{key}");
     }

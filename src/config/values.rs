@@ -264,6 +264,11 @@ written_as_text!(Table, "Table", {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StartAt(pub(super) Start);
 
+/// Parses a duration such as `10ms` or `1m 30s`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    Span::parse(text).map(|span| span.0)
+}
+
 /// Parses `earliest`, `latest` or an RFC 3339 time.
 pub fn parse_start(text: &str) -> Result<Start, String> {
     match text {
@@ -354,8 +359,20 @@ choice! {
     LogForm { Text = "text", Json = "json" }
 }
 choice! {
+    /// What follows the last attempt.
+    OnExhausted { DeadLetter = "dead_letter", Hold = "hold" }
+}
+choice! {
+    /// What becomes of the key of an event that failed for good.
+    OnPermanent { ParkKey = "park_key", Skip = "skip" }
+}
+choice! {
     /// When a log file ends.
     Rotation { Hourly = "hourly", Daily = "daily", Never = "never" }
+}
+choice! {
+    /// Which failed tables make the relay not ready.
+    UnreadyWhen { AllFailed = "all_failed", AnyFailed = "any_failed" }
 }
 
 /// An entry that a preset gives unless it is named or unmapped.

@@ -30,6 +30,7 @@ use scylla::value::CqlValue;
 use scylla_cdc::consumer::OperationType;
 
 use crate::config::{self, Outbox, StandardHeaders, TopicPart, ValueFormat};
+use crate::dead_letters::Label;
 use crate::event::{Change, Event, Header, timeuuid_micros};
 
 /// What a change is.
@@ -348,6 +349,17 @@ impl Decoder {
             Ok(event) => Decision::Event(event),
             Err(reason) => Decision::Undecodable(reason),
         }
+    }
+
+    /// What can be told of a change that cannot be decoded: what it is called, and its key.
+    pub fn outline(&self, change: &Change) -> (Label, Option<Bytes>) {
+        let text = |slot: &Slot| slot.text(change).ok().flatten();
+        let label = Label {
+            event_id: text(&self.id).unwrap_or_default(),
+            event_type: self.event_type.as_ref().and_then(text),
+        };
+        let key = bytes_of(&self.key, self.key_format, change);
+        (label, key.ok().flatten())
     }
 
     fn is_full_row(&self, change: &Change) -> Result<bool, Reason> {

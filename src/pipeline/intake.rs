@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use super::{Closed, Delivery, Handle};
+use super::{Broken, Closed, Delivery, Handle};
 use crate::ack::Ack;
+use crate::dead_letters::Label;
 use crate::decode::{Decision, Decoder, Reason, SkipReason};
 use crate::event::{Change, TableId};
 use crate::route::{Router, Unroutable};
@@ -66,14 +67,20 @@ impl PublishIntake {
 
     /// Submits the change if it is an event, waiting for permits. What is none is settled at once.
     ///
-    /// A row that cannot be published is counted and reported as an error in the log. Its `ack` is
-    /// dropped, so the row stays unsettled and W stays below it: nothing is lost, and the same row
-    /// is read again after a restart. Other rows go on.
+    /// A row that cannot be published is counted, reported in the log, and becomes a dead letter in
+    /// its key's order.
     ///
     /// Not cancel safe, as [`Handle::submit`].
     pub async fn take(&mut self, change: &Change, ack: Ack) -> Result<Taken, Closed> {
         let record = match self.decoder.decode(change) {
-            Decision::Event(event) => self.router.route(event).map_err(Unpublishable::from),
+            Decision::Event(event) => {
+                let label = Label {
+                    event_id: event.id.clone(),
+                    event_type: event.event_type.clone(),
+                };
+                let routed = self.router.route(event).map_err(Unpublishable::from);
+                routed.map(|record| (record, label))
+            }
             Decision::Skip(reason) => {
                 self.skipped(reason);
                 ack.settle();
@@ -82,11 +89,12 @@ impl PublishIntake {
             Decision::Undecodable(reason) => Err(Unpublishable::from(reason)),
         };
         match record {
-            Ok(record) => {
+            Ok((record, label)) => {
                 self.metrics.events.add(1);
                 let delivery = Delivery {
                     table: self.table,
                     record,
+                    label,
                     ack,
                 };
                 self.handle.submit(delivery).await?;
@@ -94,14 +102,23 @@ impl PublishIntake {
             }
             Err(reason) => {
                 self.metrics.undecodable.add(1);
-                tracing::error!(
+                tracing::warn!(
                     table = %self.name,
                     time = %change.position.time,
                     seq = change.position.seq,
                     %reason,
-                    "a row cannot be published; it stays unsettled, and the others go on"
+                    "a row cannot be published and becomes a dead letter"
                 );
-                Ok(Taken::Unpublishable)
+                let (label, key) = self.decoder.outline(change);
+                let broken = Broken {
+                    table: self.table,
+                    key: key.unwrap_or_default(),
+                    label,
+                    reason: reason.to_string(),
+                    ack,
+                };
+                self.handle.submit_broken(broken).await?;
+                Ok(Taken::Submitted)
             }
         }
     }

@@ -160,6 +160,12 @@ impl<T> Lanes<T> {
         })
     }
 
+    /// The head of a lane that has items.
+    pub fn head(&self, lane: LaneId) -> &T {
+        let lane = self.slots[lane.0].as_ref().expect("the lane exists");
+        &lane.items.front().expect("a lane has items").1
+    }
+
     /// Takes back a dispatch that the sink had no room for: it is the next one again, and this
     /// was no attempt.
     pub fn postponed(&mut self, lane: LaneId) {
@@ -184,6 +190,17 @@ impl<T> Lanes<T> {
             self.ready.push_back(lane.0);
         }
         item
+    }
+
+    /// The head in flight will not be published from here, and neither will what is behind it:
+    /// removes the lane and returns its items, oldest first.
+    pub fn evicted(&mut self, lane: LaneId) -> Vec<T> {
+        self.land(lane);
+        let removed = self.slots[lane.0].take().expect("the lane exists");
+        self.by_key.remove(&removed.key);
+        self.free.push(lane.0);
+        self.len -= removed.items.len();
+        removed.items.into_iter().map(|(_, item)| item).collect()
     }
 
     /// The head's attempt failed: counts it and returns how often this head has failed. The lane
@@ -339,6 +356,22 @@ mod tests {
             .map(|(_, i)| i)
             .collect();
         assert_eq!(order, [3, 1, 2, 4]);
+    }
+
+    #[test]
+    fn an_evicted_lane_gives_all_it_held_and_starts_anew() {
+        let mut lanes = Lanes::new();
+        for (lane, item) in [(0, 1), (1, 10), (0, 2), (0, 3)] {
+            lanes.push(key(lane), item);
+        }
+        let (poor, _) = next(&mut lanes).expect("lane 0");
+        lanes.failed(poor);
+        assert_eq!(lanes.evicted(poor), [1, 2, 3]);
+        assert_eq!((lanes.len(), lanes.lanes(), lanes.in_flight()), (1, 1, 0));
+        lanes.push(key(0), 4);
+        assert_eq!(next(&mut lanes).map(|(_, item)| item), Some(10));
+        let (lane, item) = next(&mut lanes).expect("the new lane 0");
+        assert_eq!((item, lanes.failed(lane)), (4, 1));
     }
 
     #[test]

@@ -6,10 +6,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
-use super::Delivery;
+use super::{Broken, Delivery, Replay, Replayed};
+use crate::ack::Ack;
 use crate::config;
+use crate::dead_letters::Label;
+use crate::dead_letters::parking::Quiet;
+use crate::event::{Record, TableId};
+use crate::retry::breaker;
 
 /// The pipeline has ended and takes nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,24 +53,67 @@ impl Budget {
     }
 }
 
-/// A delivery with the permits that it holds until it is settled or dropped.
+/// What is to be published.
+pub(super) enum Content {
+    Record(Record),
+    /// Nothing: the row cannot be made a record, for this reason.
+    Broken(String),
+}
+
+/// Who waits for the outcome.
+pub(super) enum Owner {
+    /// The source that read the row.
+    Row(Ack),
+    /// The replay of a dead letter that had so many attempts.
+    Replay {
+        reply: oneshot::Sender<Replayed>,
+        attempts: u32,
+    },
+}
+
+/// An item with the permits that it holds until it is settled or dropped.
 pub(super) struct Admitted {
-    pub(super) delivery: Delivery,
+    pub(super) table: TableId,
+    pub(super) key: Bytes,
+    pub(super) label: Label,
+    pub(super) content: Content,
+    pub(super) owner: Owner,
     _event: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
 
 impl Admitted {
-    /// Settles the row, then gives the permits back.
+    /// Settles the row or tells the replay, then gives the permits back.
     pub(super) fn settle(self) {
-        self.delivery.ack.settle();
+        match self.owner {
+            Owner::Row(ack) => ack.settle(),
+            // A replay that has been given up does not need to know.
+            Owner::Replay { reply, .. } => drop(reply.send(Replayed::Published)),
+        }
     }
+}
+
+/// A question to the pipeline.
+pub(super) enum Command {
+    Quiet {
+        table: TableId,
+        key: Bytes,
+        reply: oneshot::Sender<Quiet>,
+    },
+    Release {
+        table: TableId,
+        key: Bytes,
+        since: u32,
+        reply: oneshot::Sender<bool>,
+    },
 }
 
 /// The pipeline's end of the channel. Dropping it closes the budgets, so that nobody waits for
 /// permits that will never come.
 pub(super) struct Input {
     pub(super) admitted: mpsc::UnboundedReceiver<Admitted>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) breaker: watch::Sender<breaker::State>,
     budget: Arc<Budget>,
 }
 
@@ -80,6 +129,8 @@ impl Drop for Input {
 pub struct Handle {
     budget: Arc<Budget>,
     admitted: mpsc::UnboundedSender<Admitted>,
+    commands: mpsc::UnboundedSender<Command>,
+    breaker: watch::Receiver<breaker::State>,
 }
 
 impl fmt::Debug for Handle {
@@ -95,17 +146,22 @@ pub(super) fn channel(limits: &config::Limits) -> (Handle, Input) {
     let budget = Arc::new(Budget::new(limits));
     // Unbounded, because the permits bound what is inside.
     let (sender, receiver) = mpsc::unbounded_channel();
+    // Bounded by its senders: each waits for the answer.
+    let (ask, asked) = mpsc::unbounded_channel();
+    let (state, states) = watch::channel(breaker::State::Closed);
     let handle = Handle {
         budget: Arc::clone(&budget),
         admitted: sender,
+        commands: ask,
+        breaker: states,
     };
-    (
-        handle,
-        Input {
-            admitted: receiver,
-            budget,
-        },
-    )
+    let input = Input {
+        admitted: receiver,
+        commands: asked,
+        breaker: state,
+        budget,
+    };
+    (handle, input)
 }
 
 impl Handle {
@@ -114,7 +170,88 @@ impl Handle {
     ///
     /// Not cancel safe: a future that is dropped before it ends drops its delivery unsettled.
     pub async fn submit(&self, delivery: Delivery) -> Result<(), Closed> {
-        let cost = self.budget.cost(delivery.record.size());
+        let Delivery {
+            table,
+            record,
+            label,
+            ack,
+        } = delivery;
+        let key = record.key.clone();
+        let content = Content::Record(record);
+        self.admit(table, key, label, content, Owner::Row(ack))
+            .await
+    }
+
+    /// As [`Handle::submit`], for a row that should be an event and cannot be made a record: it
+    /// becomes a dead letter when the events of its key before it are done.
+    pub async fn submit_broken(&self, broken: Broken) -> Result<(), Closed> {
+        let Broken {
+            table,
+            key,
+            label,
+            reason,
+            ack,
+        } = broken;
+        let content = Content::Broken(reason);
+        self.admit(table, key, label, content, Owner::Row(ack))
+            .await
+    }
+
+    /// Publishes a dead letter, before anything else of its key, which is parked. The caller
+    /// replays the dead letters of a key one after the other.
+    pub async fn replay(&self, replay: Replay) -> Result<Replayed, Closed> {
+        let Replay {
+            table,
+            record,
+            label,
+            attempts,
+        } = replay;
+        let (reply, replied) = oneshot::channel();
+        let key = record.key.clone();
+        let owner = Owner::Replay { reply, attempts };
+        let content = Content::Record(record);
+        self.admit(table, key, label, content, owner).await?;
+        replied.await.map_err(|_| Closed)
+    }
+
+    /// See [`Parking::quiet`](crate::dead_letters::Parking::quiet).
+    pub async fn quiet(&self, table: TableId, key: Bytes) -> Result<Quiet, Closed> {
+        let (reply, replied) = oneshot::channel();
+        let command = Command::Quiet { table, key, reply };
+        self.commands.send(command).map_err(|_| Closed)?;
+        replied.await.map_err(|_| Closed)
+    }
+
+    /// See [`Parking::release`](crate::dead_letters::Parking::release).
+    pub async fn release(&self, table: TableId, key: Bytes, since: u32) -> Result<bool, Closed> {
+        let (reply, replied) = oneshot::channel();
+        let command = Command::Release {
+            table,
+            key,
+            since,
+            reply,
+        };
+        self.commands.send(command).map_err(|_| Closed)?;
+        replied.await.map_err(|_| Closed)
+    }
+
+    /// The state of the breaker before Kafka.
+    pub fn breaker(&self) -> watch::Receiver<breaker::State> {
+        self.breaker.clone()
+    }
+
+    async fn admit(
+        &self,
+        table: TableId,
+        key: Bytes,
+        label: Label,
+        content: Content,
+        owner: Owner,
+    ) -> Result<(), Closed> {
+        let cost = self.budget.cost(match &content {
+            Content::Record(record) => record.size(),
+            Content::Broken(reason) => key.len() + reason.len(),
+        });
         let event = Arc::clone(&self.budget.events)
             .acquire_owned()
             .await
@@ -124,7 +261,11 @@ impl Handle {
             .await
             .map_err(|_| Closed)?;
         let admitted = Admitted {
-            delivery,
+            table,
+            key,
+            label,
+            content,
+            owner,
             _event: event,
             _bytes: bytes,
         };

@@ -1,21 +1,29 @@
 //! The one task between the lanes and the sink.
 //!
-//! Takes what is admitted into the lanes, dispatches what is ready, and turns reports into
-//! settled rows or retries. It alone knows the time.
+//! Takes what is admitted into the lanes, dispatches what is ready as far as the breaker admits it,
+//! and turns reports into settled rows, retries or dead letters. It alone knows the time.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::Replayed;
+use super::keeper::{Keeper, Kept};
 use super::lanes::{LaneId, Lanes};
-use super::permits::{Admitted, Input};
-use crate::config;
+use super::permits::{Admitted, Command, Content, Input, Owner};
+use crate::config::{self, OnExhausted, OnPermanent};
+use crate::dead_letters::{DeadLetter, Failure, Keep, Parking, Reason};
 use crate::retry::Policy;
+use crate::retry::breaker::{Admission, Breaker, State, Ticket, Transition};
 use crate::runtime::Phase;
-use crate::sink::{Class, DeliveryError, Kind, OpenError, Report, Reporter, SendError, Sink};
+use crate::runtime::health::Reporter;
+use crate::sink::{
+    Class, DeliveryError, Kind, OpenError, Report, Reporter as Reports, SendError, Sink,
+};
 use crate::telemetry::metrics::Metrics;
 
 /// Sends, reports or admissions handled before the others get their turn.
@@ -36,6 +44,16 @@ pub struct Summary {
     pub left: u64,
 }
 
+/// Where a pipeline's dead letters go, and which keys have some already.
+pub struct DeadLetterBox {
+    /// Keeps them.
+    pub keep: Arc<dyn Keep>,
+    /// The keys that are parked.
+    pub parking: Parking,
+    /// Names of the outbox tables, in the order of their ids.
+    pub tables: Vec<String>,
+}
+
 /// The pipeline: lanes before a sink. [`Pipeline::run`] is its life.
 pub struct Pipeline {
     input: Input,
@@ -43,11 +61,19 @@ pub struct Pipeline {
     sink: Box<dyn Sink>,
     reports: mpsc::UnboundedReceiver<Report>,
     /// The pipeline's own end keeps the channel open whatever the sink does with its.
-    reporter: Reporter,
+    reporter: Reports,
     lanes: Lanes<Admitted>,
-    in_flight: HashMap<u64, LaneId>,
+    in_flight: HashMap<u64, (LaneId, Ticket)>,
     next_token: u64,
     policy: Policy,
+    retry: config::Retry,
+    on_permanent: OnPermanent,
+    breaker: Breaker,
+    /// Without it, what cannot be published is attempted for ever.
+    keeper: Option<Keeper>,
+    parking: Parking,
+    tables: Vec<String>,
+    kafka: Option<Reporter>,
     drain_timeout: Duration,
     origin: Instant,
     /// Nothing is sent before: the producer's queue was full.
@@ -76,7 +102,7 @@ impl Pipeline {
         mut sink: Box<dyn Sink>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, OpenError> {
-        let (reporter, reports) = Reporter::channel();
+        let (reporter, reports) = Reports::channel();
         sink.open(reporter.clone())?;
         Ok(Self {
             input,
@@ -88,6 +114,13 @@ impl Pipeline {
             in_flight: HashMap::new(),
             next_token: 0,
             policy: Policy::new(&config.retry),
+            retry: config.retry.clone(),
+            on_permanent: config.dead_letters.on_permanent,
+            breaker: Breaker::new(&config.breaker),
+            keeper: None,
+            parking: Parking::new(config.dead_letters.max_parked_keys.get()),
+            tables: Vec::new(),
+            kafka: None,
             drain_timeout: config.shutdown.drain_timeout,
             origin: Instant::now(),
             stalled_until: None,
@@ -97,6 +130,26 @@ impl Pipeline {
             metrics,
             failures: FailureLog::default(),
         })
+    }
+
+    /// Keeps what cannot be published as dead letters. Without this, it is attempted for ever.
+    #[must_use]
+    pub fn with_dead_letters(mut self, dead_letters: DeadLetterBox) -> Self {
+        let metrics = Arc::clone(&self.metrics);
+        self.keeper = Some(Keeper::new(dead_letters.keep, metrics));
+        self.parking = dead_letters.parking;
+        self.tables = dead_letters.tables;
+        self
+    }
+
+    /// Tells how Kafka, and the table of dead letters, fare.
+    #[must_use]
+    pub fn with_health(mut self, kafka: Reporter, dead_letters: Reporter) -> Self {
+        self.kafka = Some(kafka);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.report_to(dead_letters);
+        }
+        self
     }
 
     /// Publishes until it is drained: in [`Phase::Draining`] it ends when nothing is left or
@@ -131,6 +184,8 @@ impl Pipeline {
                 biased;
                 changed = phase.changed(), if phase_open => phase_open = changed.is_ok(),
                 _ = self.reports.recv_many(&mut reports, BATCH) => self.reported(&mut reports),
+                kept = written(&mut self.keeper) => self.kept(kept),
+                Some(command) = self.input.commands.recv() => self.answer(command),
                 count = self.input.admitted.recv_many(&mut admitted, BATCH), if self.input_open => {
                     self.input_open = count > 0;
                     self.admit(&mut admitted);
@@ -143,7 +198,12 @@ impl Pipeline {
     }
 
     fn is_drained(&self) -> bool {
-        self.lanes.is_empty() && self.input.admitted.is_empty()
+        self.lanes.is_empty() && self.input.admitted.is_empty() && self.keeping() == 0
+    }
+
+    /// Dead letters whose write is not acknowledged yet.
+    fn keeping(&self) -> usize {
+        self.keeper.as_ref().map_or(0, Keeper::len)
     }
 
     fn since_origin(&self, now: Instant) -> Duration {
@@ -152,8 +212,17 @@ impl Pipeline {
 
     fn admit(&mut self, admitted: &mut Vec<Admitted>) {
         for item in admitted.drain(..) {
-            let key = (item.delivery.table, item.delivery.record.key.clone());
-            self.lanes.push(key, item);
+            match (&item.owner, &item.content) {
+                // It has no order to keep.
+                (Owner::Row(_), Content::Broken(reason)) if item.key.is_empty() => {
+                    let failure = undecodable(reason);
+                    self.bury(item, Reason::Undecodable, Some(failure), false);
+                }
+                (Owner::Row(_), _) if self.parking.is_parked(item.table, &item.key) => {
+                    self.join(item);
+                }
+                _ => self.lanes.push((item.table, item.key.clone()), item),
+            }
         }
     }
 
@@ -167,6 +236,11 @@ impl Pipeline {
         }
         let elapsed = self.since_origin(now);
         self.lanes.due(elapsed);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.due(now);
+        }
+        let transition = self.breaker.tick(elapsed);
+        self.moved(transition);
         if self.stalled_until.is_some_and(|until| now < until) {
             return false;
         }
@@ -180,11 +254,22 @@ impl Pipeline {
     }
 
     fn wake_at(&self, deadline: Option<Instant>) -> Option<Instant> {
-        let retry = self.lanes.next_due().map(|due| self.origin + due);
-        [deadline, self.reopen_at, self.stalled_until, retry]
-            .into_iter()
-            .flatten()
-            .min()
+        let since_origin = |due| self.origin + due;
+        let retry = self.lanes.next_due().map(since_origin);
+        // Also when nothing waits here: a replay may be waiting to probe.
+        let half_open = self.breaker.next_change().map(since_origin);
+        let write = self.keeper.as_ref().and_then(Keeper::next_due);
+        [
+            deadline,
+            self.reopen_at,
+            self.stalled_until,
+            retry,
+            half_open,
+            write,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Sends the next ready head; says whether to go on.
@@ -193,20 +278,36 @@ impl Pipeline {
             return false;
         };
         let lane = next.lane;
+        let record = match &next.item.content {
+            Content::Record(record) => record,
+            Content::Broken(reason) => {
+                let failure = undecodable(reason);
+                self.give_up(lane, Reason::Undecodable, failure, now);
+                return true;
+            }
+        };
+        let ticket = match self.breaker.admit() {
+            Admission::Go(ticket) => ticket,
+            Admission::Until(_) | Admission::AfterProbe => {
+                self.lanes.postponed(lane);
+                return false;
+            }
+        };
         let token = self.next_token;
-        match self.sink.send(token, &next.item.delivery.record) {
+        match self.sink.send(token, record) {
             Ok(()) => {
                 self.next_token += 1;
-                self.in_flight.insert(token, lane);
+                self.in_flight.insert(token, (lane, ticket));
                 true
             }
             Err(SendError::QueueFull) => {
+                self.breaker.passed(ticket);
                 self.lanes.postponed(lane);
                 self.stalled_until = Some(now + QUEUE_FULL_PAUSE);
                 false
             }
             Err(SendError::Failed(error)) => {
-                self.failed(lane, &error, now);
+                self.failed((lane, ticket), &error, now);
                 self.reopen_at.is_none()
             }
         }
@@ -232,55 +333,252 @@ impl Pipeline {
         }
         for report in reports.drain(..) {
             // After a fatal error the tokens of the producer before it mean nothing any more.
-            let Some(lane) = self.in_flight.remove(&report.token) else {
+            let Some(attempt) = self.in_flight.remove(&report.token) else {
                 continue;
             };
             match report.result {
-                Ok(_) => self.acknowledged(lane),
-                Err(error) => self.failed(lane, &error, now),
+                Ok(_) => self.acknowledged(attempt),
+                Err(error) => self.failed(attempt, &error, now),
             }
         }
     }
 
-    fn acknowledged(&mut self, lane: LaneId) {
+    fn acknowledged(&mut self, (lane, ticket): (LaneId, Ticket)) {
+        let transition = self.breaker.succeeded(ticket);
+        self.moved(transition);
         let admitted = self.lanes.acknowledged(lane);
         self.published += 1;
         self.fatal_errors = 0;
         self.metrics.published.add(1);
+        if matches!(admitted.owner, Owner::Replay { .. }) {
+            self.metrics.replayed.add(1);
+        }
         // Settled first; the permits go with the rest of it.
         admitted.settle();
     }
 
-    fn failed(&mut self, lane: LaneId, error: &DeliveryError, now: Instant) {
+    fn failed(&mut self, (lane, ticket): (LaneId, Ticket), error: &DeliveryError, now: Instant) {
         self.metrics.failed_attempts.add(1);
-        match error.class() {
-            Class::Transient | Class::Permanent => {
-                let failures = self.lanes.failed(lane);
-                let delay = self.policy.delay_after(failures);
-                self.failures.log(error, failures, now);
-                let due = self.since_origin(now) + delay;
-                self.lanes.retry_at(lane, due);
+        let class = error.class();
+        if class == Class::Fatal {
+            return self.interrupted(ticket, error, now);
+        }
+        let transition = if error.kind.is_outage() {
+            let elapsed = self.since_origin(now);
+            self.breaker.failed(ticket, elapsed)
+        } else {
+            self.breaker.passed(ticket);
+            None
+        };
+        self.moved(transition);
+        // A failed probe says something of Kafka and nothing of the event.
+        let spared = ticket.is_probe() && error.kind.is_outage();
+        if class == Class::Transient && (spared || !error.kind.uses_up_attempts()) {
+            self.failures.log(error, 0, now);
+            let due = self.since_origin(now) + self.policy.delay_after(1);
+            return self.lanes.retry_at(lane, due);
+        }
+        let attempts = self.lanes.failed(lane);
+        self.failures.log(error, attempts, now);
+        let exhausted = attempts >= self.retry.max_attempts.get()
+            && self.retry.on_exhausted == OnExhausted::DeadLetter;
+        let failure = Failure {
+            kind: error.kind.name().to_owned(),
+            message: error.to_string(),
+            attempts,
+        };
+        match class {
+            Class::Permanent => self.give_up(lane, Reason::Permanent, failure, now),
+            Class::Transient if exhausted => self.give_up(lane, Reason::Exhausted, failure, now),
+            Class::Transient | Class::Fatal => self.retry(lane, attempts, now),
+        }
+    }
+
+    fn retry(&mut self, lane: LaneId, attempts: u32, now: Instant) {
+        let due = self.since_origin(now) + self.policy.delay_after(attempts);
+        self.lanes.retry_at(lane, due);
+    }
+
+    /// The producer is of no more use: what is in flight is sent again by the next one.
+    fn interrupted(&mut self, ticket: Ticket, error: &DeliveryError, now: Instant) {
+        self.fatal_errors = self.fatal_errors.saturating_add(1);
+        let delay = self.policy.delay_after(self.fatal_errors);
+        let unacknowledged = self.lanes.in_flight();
+        tracing::warn!(
+            error = %error,
+            unacknowledged,
+            ?delay,
+            "the producer cannot go on; it is built anew and what is unacknowledged is sent again, \
+             in order"
+        );
+        self.breaker.passed(ticket);
+        for (_, (_, ticket)) in self.in_flight.drain() {
+            self.breaker.passed(ticket);
+        }
+        self.lanes.interrupted();
+        self.reopen_at = Some(now + delay);
+    }
+
+    /// The head of the lane, which is in flight, will not be published from here.
+    fn give_up(&mut self, lane: LaneId, reason: Reason, mut failure: Failure, now: Instant) {
+        let head = self.lanes.head(lane);
+        if let Owner::Replay { attempts, .. } = head.owner {
+            failure.attempts = failure.attempts.saturating_add(attempts);
+            let head = self.lanes.acknowledged(lane);
+            if let Owner::Replay { reply, .. } = head.owner {
+                // A replay that has been given up does not need to know.
+                drop(reply.send(Replayed::Failed(reason, failure)));
             }
-            Class::Fatal => {
-                self.fatal_errors = self.fatal_errors.saturating_add(1);
-                let delay = self.policy.delay_after(self.fatal_errors);
-                let unacknowledged = self.lanes.in_flight();
-                tracing::warn!(
-                    error = %error,
-                    unacknowledged,
-                    ?delay,
-                    "the producer cannot go on; it is built anew and what is unacknowledged is \
-                     sent again, in order"
-                );
-                self.in_flight.clear();
-                self.lanes.interrupted();
-                self.reopen_at = Some(now + delay);
+            return;
+        }
+        let skips = reason != Reason::Exhausted && self.on_permanent == OnPermanent::Skip;
+        let parked = self.parking.is_parked(head.table, &head.key);
+        let room = skips || parked || self.parking.has_room();
+        if self.keeper.is_none() || !room {
+            // It holds its key: a later attempt may find Kafka, or room, again.
+            let attempts = failure.attempts.max(1);
+            return self.retry(lane, attempts, now);
+        }
+        if skips {
+            let head = self.lanes.acknowledged(lane);
+            return self.bury(head, reason, Some(failure), false);
+        }
+        let mut items = self.lanes.evicted(lane).into_iter();
+        if let Some(head) = items.next() {
+            self.parking.park(head.table, &head.key);
+            self.bury(head, reason, Some(failure), true);
+        }
+        for item in items {
+            match item.owner {
+                Owner::Row(_) => self.join(item),
+                // The lane of a parked key is its replay's alone; this one came a moment too soon.
+                Owner::Replay { .. } => self.lanes.push((item.table, item.key.clone()), item),
             }
         }
     }
 
+    /// Puts an event with the dead letters of its key, which is parked.
+    fn join(&mut self, item: Admitted) {
+        match &item.content {
+            Content::Record(_) => self.bury(item, Reason::Parked, None, true),
+            Content::Broken(reason) => {
+                let failure = undecodable(reason);
+                self.bury(item, Reason::Undecodable, Some(failure), true);
+            }
+        }
+    }
+
+    /// Makes a dead letter of an event. Its row is settled when that is durable.
+    fn bury(&mut self, item: Admitted, reason: Reason, failure: Option<Failure>, parks: bool) {
+        let (Some(keeper), Owner::Row(ack)) = (&mut self.keeper, &item.owner) else {
+            // Without dead letters, the row of what cannot be published stays unsettled.
+            return;
+        };
+        if parks {
+            self.parking.write_begins(item.table, &item.key);
+        }
+        self.metrics.parked_keys.set(self.parking.len() as u64);
+        let now = now_millis();
+        let record = match &item.content {
+            Content::Record(record) => Some(record.clone()),
+            Content::Broken(_) => None,
+        };
+        let letter = DeadLetter {
+            table: self
+                .tables
+                .get(usize::from(item.table.0))
+                .cloned()
+                .unwrap_or_default(),
+            key: item.key.clone(),
+            place: ack.place(),
+            label: item.label.clone(),
+            reason,
+            failure,
+            parks,
+            record,
+            first_failed_millis: now,
+            last_failed_millis: now,
+        };
+        if let Some(failure) = &letter.failure {
+            self.failures.log_buried(&letter, failure);
+        }
+        keeper.take(item, letter);
+    }
+
+    fn kept(&mut self, kept: Option<Kept>) {
+        let Some(Kept { admitted, letter }) = kept else {
+            return;
+        };
+        if letter.parks {
+            self.parking.write_ended(admitted.table, &admitted.key);
+        }
+        match letter.reason {
+            Reason::Exhausted => &self.metrics.dead_letters_exhausted,
+            Reason::Permanent => &self.metrics.dead_letters_permanent,
+            Reason::Undecodable => &self.metrics.dead_letters_undecodable,
+            Reason::Parked => &self.metrics.dead_letters_parked,
+        }
+        .add(1);
+        admitted.settle();
+    }
+
+    fn answer(&mut self, command: Command) {
+        // Who asked may have given up; then nobody needs the answer.
+        match command {
+            Command::Quiet { table, key, reply } => {
+                let _ = reply.send(self.parking.quiet(table, &key));
+            }
+            Command::Release {
+                table,
+                key,
+                since,
+                reply,
+            } => {
+                let released = self.parking.release(table, &key, since);
+                self.metrics.parked_keys.set(self.parking.len() as u64);
+                let _ = reply.send(released);
+            }
+        }
+    }
+
+    fn moved(&mut self, transition: Option<Transition>) {
+        let Some(Transition { from, to }) = transition else {
+            return;
+        };
+        self.input.breaker.send_replace(to);
+        self.metrics.breaker_state.set(match to {
+            State::Closed => 0,
+            State::HalfOpen => 1,
+            State::Open => 2,
+        });
+        if let Some(kafka) = &self.kafka {
+            match to {
+                State::Closed => kafka.ok(),
+                State::HalfOpen => kafka.degraded("Kafka is probed: the breaker is half-open"),
+                State::Open => kafka.failed("Kafka takes no records: the breaker is open"),
+            }
+        }
+        let (from, to_name) = (from.name(), to.name());
+        if to == State::Open {
+            self.metrics.breaker_opened.add(1);
+            tracing::warn!(
+                from,
+                to = to_name,
+                waiting = self.lanes.len(),
+                "the breaker is open: nothing is attempted until Kafka is probed again"
+            );
+        } else {
+            tracing::info!(
+                from,
+                to = to_name,
+                waiting = self.lanes.len(),
+                "the breaker moves"
+            );
+        }
+    }
+
     fn reopen(&mut self, now: Instant) {
-        let (reporter, reports) = Reporter::channel();
+        let (reporter, reports) = Reports::channel();
         match self.sink.open(reporter.clone()) {
             Ok(()) => {
                 self.reports = reports;
@@ -303,13 +601,13 @@ impl Pipeline {
     async fn finish(mut self) -> Summary {
         self.sink.close(CLOSE_GRACE).await;
         while let Ok(report) = self.reports.try_recv() {
-            if let Some(lane) = self.in_flight.remove(&report.token)
+            if let Some(attempt) = self.in_flight.remove(&report.token)
                 && report.result.is_ok()
             {
-                self.acknowledged(lane);
+                self.acknowledged(attempt);
             }
         }
-        let left = self.lanes.len() + self.input.admitted.len();
+        let left = self.lanes.len() + self.input.admitted.len() + self.keeping();
         let summary = Summary {
             published: self.published,
             left: left as u64,
@@ -322,6 +620,27 @@ impl Pipeline {
         }
         summary
     }
+}
+
+/// The end of a write of a dead letter; waits for ever where there is none.
+async fn written(keeper: &mut Option<Keeper>) -> Option<Kept> {
+    match keeper {
+        Some(keeper) if keeper.is_writing() => keeper.written().await,
+        _ => std::future::pending().await,
+    }
+}
+
+fn undecodable(reason: &impl Display) -> Failure {
+    Failure {
+        kind: Reason::Undecodable.name().to_owned(),
+        message: reason.to_string(),
+        attempts: 0,
+    }
+}
+
+fn now_millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as i64)
 }
 
 fn is_fatal<T>(result: &Result<T, DeliveryError>) -> bool {
@@ -353,7 +672,21 @@ impl FailureLog {
             suppressed,
             in_last = ?now.saturating_duration_since(last),
             remedy = error.kind.remedy(),
-            "an attempt to publish failed; it is repeated until it succeeds"
+            "an attempt to publish failed"
+        );
+    }
+
+    /// Says that an event became a dead letter: each, since a person must look at it.
+    fn log_buried(&self, letter: &DeadLetter, failure: &Failure) {
+        let remedy = Kind::from_name(&failure.kind).map(Kind::remedy);
+        tracing::error!(
+            table = letter.table,
+            event = letter.label.event_id,
+            reason = letter.reason.name(),
+            error = failure.message,
+            attempts = failure.attempts,
+            remedy,
+            "an event becomes a dead letter; see `outbox-relay dead-letters`"
         );
     }
 }

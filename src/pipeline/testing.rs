@@ -7,8 +7,8 @@ use std::time::Duration;
 use scylla::statement::Consistency;
 
 use crate::config::{
-    Checkpoint, Config, Follow, Kafka, Limits, Log, LogFormat, Relay, Retry, Scylla, Shutdown,
-    Start,
+    Breaker, Checkpoint, Config, DeadLetters, Follow, Kafka, Limits, Log, LogFormat, OnExhausted,
+    OnPermanent, Relay, Retry, Scylla, Shutdown, Start, Supervision, UnreadyWhen,
 };
 
 fn count(n: usize) -> NonZeroUsize {
@@ -51,6 +51,20 @@ pub(crate) fn config() -> Config {
             multiplier: 2.0,
             max_backoff: Duration::from_millis(500),
             attempt_timeout: Duration::from_secs(5),
+            max_attempts: NonZeroU32::new(5).expect("not zero"),
+            on_exhausted: OnExhausted::DeadLetter,
+        },
+        breaker: Breaker {
+            failure_threshold: NonZeroU32::new(5).expect("not zero"),
+            open_for: Duration::from_secs(30),
+            success_threshold: NonZeroU32::new(3).expect("not zero"),
+        },
+        dead_letters: DeadLetters {
+            on_permanent: OnPermanent::ParkKey,
+            auto_replay: true,
+            auto_replay_interval: Duration::from_secs(60),
+            max_parked_keys: count(1_000),
+            replay_concurrency: count(4),
         },
         checkpoint: Checkpoint {
             interval: Duration::from_secs(1),
@@ -67,6 +81,17 @@ pub(crate) fn config() -> Config {
             level: "info".into(),
             format: LogFormat::Text,
             file: None,
+        },
+        supervision: Supervision {
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(30),
+            stable_after: Duration::from_mins(1),
+            max_restarts: count(10),
+            window: Duration::from_mins(10),
+            failed_retry: Duration::from_mins(2),
+            health_interval: Duration::from_secs(5),
+            stalled_after: Duration::from_mins(1),
+            unready_when: UnreadyWhen::AllFailed,
         },
     }
 }

@@ -11,6 +11,8 @@
 //! Deliberately absent: counting attempts (the lane does), waiting (the pipeline does), and
 //! giving up.
 
+pub mod breaker;
+
 use std::time::{Duration, Instant};
 
 use backoff::Clock;
@@ -95,6 +97,8 @@ mod tests {
             multiplier,
             max_backoff: Duration::from_millis(max),
             attempt_timeout: Duration::from_secs(5),
+            max_attempts: std::num::NonZeroU32::MIN,
+            on_exhausted: config::OnExhausted::Hold,
         })
     }
 

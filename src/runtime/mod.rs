@@ -2,13 +2,27 @@
 //!
 //! Invariants:
 //!
-//! 1. Stop order: stop reading, drain lanes up to a deadline, flush the producer, last checkpoint.
-//! 2. The first SIGTERM or SIGINT drains; the second one exits at once.
+//! 1. Stop order: not ready, stop reading, drain lanes up to a deadline, flush the producer, last
+//!    checkpoint, then what only watches.
+//! 2. The first SIGTERM or SIGINT drains; the second one exits at once. SIGHUP changes nothing.
+//! 3. A task that fails is handled as the policy of its kind says ([`supervisor::policy`]); a
+//!    table that fails never stops another.
 
+mod chain;
+pub mod health;
+mod owner;
 mod relay;
-pub mod restart;
 pub mod signals;
+pub mod supervisor;
+#[cfg(test)]
+mod tests;
 
+/// Where [`Chain`] can be found as well.
+pub mod restart {
+    pub use super::Chain;
+}
+
+pub use chain::Chain;
 pub use relay::{Error, Hooks, Summary, run};
 
 /// How far a stop has come. Every part follows it through a `tokio::sync::watch` channel.
@@ -18,6 +32,6 @@ pub enum Phase {
     Running,
     /// Read no more; what was read is still published and settled.
     Draining,
-    /// Nothing is published any more: save the last checkpoint and return.
+    /// Nothing is settled any more: save the last checkpoint and return.
     Finishing,
 }

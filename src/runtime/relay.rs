@@ -1,20 +1,27 @@
 //! The relay as a whole: connect, run, stop.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use scylla::client::session::Session;
+use scylla::statement::{Consistency, Statement};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
-use super::Phase;
-use super::restart::{self, Chain};
+use super::health::{Board, Monitor, Part, Progress, Watched};
+use super::owner;
+use super::supervisor::{BoxError, Deadlines, Fatal, Kept, Kind, Name, Supervisor};
+use super::{Chain, Phase};
 use crate::checkpoint;
-use crate::config::Config;
+use crate::config::{Config, Outbox};
+use crate::dead_letters::recode::Recoder;
+use crate::dead_letters::replay::Replayer;
+use crate::dead_letters::requests::Requests;
+use crate::dead_letters::{self, Loaded};
 use crate::event::TableId;
-use crate::pipeline::{self, Handle, Pipeline};
+use crate::ownership::{self, Ownership, Role};
+use crate::pipeline::{self, DeadLetterBox, Handle, Pipeline};
 use crate::scylla as cluster;
 use crate::sink::{KafkaSink, OpenError};
 use crate::source::clock::Clock;
@@ -25,16 +32,25 @@ use crate::telemetry::metrics::Metrics;
 /// How long the last checkpoint may take. Past that the relay ends without it: what was published
 /// since the one before will be published again.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(15);
+/// What the pipeline may take beyond `shutdown.drain_timeout`, which it keeps to by itself.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// How long giving up the relay's name may take.
+const RELEASE: Duration = Duration::from_secs(2);
 /// Pause between two attempts to reach ScyllaDB at the start.
 const CONNECT_PAUSE: Duration = Duration::from_secs(2);
+/// What the health monitor asks: every node can answer it from memory.
+const PROBE: &str = "SELECT key FROM system.local WHERE key = 'local'";
 
 /// What the surroundings of a relay may look at.
 #[derive(Debug, Clone, Default)]
 pub struct Hooks {
-    /// Set once both clusters are connected and every table has been started.
+    /// Set once both clusters are connected and every table has been started; from then on it
+    /// follows the board, and it is false again when a stop begins.
     pub ready: watch::Sender<bool>,
     /// The relay's counters.
     pub metrics: Arc<Metrics>,
+    /// How the relay's parts fare.
+    pub health: Board,
 }
 
 /// What a relay did, told at its end.
@@ -55,20 +71,18 @@ pub enum Error {
     /// The relay's own tables cannot be used.
     #[error("open the relay's own tables")]
     Checkpoints(#[source] checkpoint::Error),
+    /// The dead letters cannot be used.
+    #[error("open the dead letters")]
+    DeadLetters(#[source] dead_letters::Error),
+    /// The relay's name cannot be claimed.
+    #[error("claim the relay's name")]
+    Ownership(#[from] ownership::Error),
     /// The producer cannot be made.
     #[error("open the Kafka producer")]
     Producer(#[source] OpenError),
-    /// A part has panicked.
-    #[error("a part of the relay has panicked")]
-    Panic(#[source] JoinError),
-    /// The pipeline has ended although nobody asked it to.
-    #[error("the pipeline has ended by itself")]
-    PipelineEnded,
-}
-
-enum Ended {
-    Pipeline(pipeline::Summary),
-    Source { checkpointed: bool },
+    /// A task has ended without which nothing can be published.
+    #[error(transparent)]
+    Task(#[from] Fatal),
 }
 
 /// Runs a relay until `stop` resolves, then stops it in order.
@@ -90,155 +104,308 @@ pub async fn run(
         session = connect(&config) => Arc::new(session),
         () = &mut stop => return Ok(Summary { checkpointed: true, ..Summary::default() }),
     };
-    let store = checkpoint::Store::new(
+    let ownership = Ownership::new(
         Arc::clone(&session),
         &config.scylla.keyspace,
         &config.relay.name,
+        Role::Relay,
     );
-    let store = Arc::new(store.await.map_err(Error::Checkpoints)?);
-    let sink = KafkaSink::new(&config).map_err(Error::Producer)?;
-    let metrics = Arc::clone(&hooks.metrics);
-    let (handle, pipeline) =
-        pipeline::new(&config, Box::new(sink), metrics).map_err(Error::Producer)?;
-
-    let (phase, phases) = watch::channel(Phase::Running);
-    let mut relay = Relay {
-        tasks: JoinSet::new(),
-        phase,
-        summary: Summary::default(),
+    let ownership = Arc::new(ownership.await?);
+    tokio::select! {
+        claimed = owner::claim(&ownership) => claimed?,
+        () = &mut stop => return Ok(Summary { checkpointed: true, ..Summary::default() }),
+    }
+    let started = Relay::start(&config, &hooks, session, Arc::clone(&ownership)).await;
+    let Ok(mut relay) = started else {
+        give_up(&ownership).await;
+        return started.map(|_| Summary::default());
     };
-    relay.start_pipeline(pipeline, phases.clone());
-    relay.start_sources(&config, &hooks, &session, &store, &handle, &phases);
-    drop((handle, phases));
     tracing::info!(relay = %config.relay.name, tables = config.outboxes.len(), "relay is ready");
-    hooks.ready.send_replace(true);
+    (hooks.health).open(config.supervision.unready_when, hooks.ready.clone());
 
-    let ended = tokio::select! {
-        ended = relay.watch() => Err(ended),
-        () = &mut stop => Ok(()),
+    let fatal = tokio::select! {
+        fatal = relay.supervisor.watch() => Some(fatal),
+        () = &mut stop => None,
     };
-    relay.drain().await?;
+    hooks.health.close();
+    let (summary, more) = relay.stop(config.shutdown.drain_timeout).await;
+    give_up(&ownership).await;
     tracing::info!(
-        published = relay.summary.published,
-        left = relay.summary.left,
-        checkpointed = relay.summary.checkpointed,
+        published = summary.published,
+        left = summary.left,
+        checkpointed = summary.checkpointed,
         "relay has stopped"
     );
-    ended.map(|()| relay.summary)
+    match fatal.or(more) {
+        Some(fatal) => Err(fatal.into()),
+        None => Ok(summary),
+    }
 }
 
 struct Relay {
-    tasks: JoinSet<Ended>,
-    phase: watch::Sender<Phase>,
-    summary: Summary,
+    supervisor: Supervisor,
+    /// What the pipeline says at its end.
+    published: Arc<OnceLock<pipeline::Summary>>,
 }
 
 impl Relay {
-    fn start_pipeline(&mut self, pipeline: Pipeline, phases: watch::Receiver<Phase>) {
-        self.tasks
-            .spawn(async move { Ended::Pipeline(pipeline.run(phases).await) });
-    }
-
-    fn start_sources(
-        &mut self,
+    async fn start(
         config: &Arc<Config>,
         hooks: &Hooks,
-        session: &Arc<Session>,
-        store: &Arc<checkpoint::Store>,
-        handle: &Handle,
-        phases: &watch::Receiver<Phase>,
-    ) {
-        let reads = Arc::new(Semaphore::new(config.follow.concurrent_reads.get()));
-        let clock = Arc::new(Clock::default());
+        session: Arc<Session>,
+        ownership: Arc<Ownership>,
+    ) -> Result<Self, Error> {
+        let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
+        let store = checkpoint::Store::new(Arc::clone(&session), keyspace, name).await;
+        let store = Arc::new(store.map_err(Error::Checkpoints)?);
+        let mut relay = Self {
+            supervisor: Supervisor::new(
+                config.supervision.clone(),
+                hooks.health.clone(),
+                Arc::clone(&hooks.metrics),
+            ),
+            published: Arc::default(),
+        };
+        // From here on the name is renewed: what follows may take long.
+        relay.start_lease(ownership);
+        let letters = DeadLetters::open(config, &session).await?;
+        let sink = KafkaSink::new(config).map_err(Error::Producer)?;
+        let metrics = Arc::clone(&hooks.metrics);
+        let (handle, pipeline) =
+            pipeline::new(config, Box::new(sink), Arc::clone(&metrics)).map_err(Error::Producer)?;
+        let tables = letters.tables.clone();
+        let pipeline = pipeline.with_dead_letters(DeadLetterBox {
+            keep: Arc::new(letters.store.clone()),
+            parking: letters.loaded.parking,
+            tables: tables.clone(),
+        });
+        let health = |part| hooks.health.reporter(part);
+        let pipeline = pipeline.with_health(health(Part::Kafka), health(Part::DeadLetters));
+        relay.start_pipeline(pipeline);
+        let task = Replays {
+            store: letters.store,
+            requests: letters.requests,
+            recoder: Arc::new(Recoder::new(Arc::clone(&session), config.outboxes.clone())),
+            handle: handle.clone(),
+            tables,
+            config: Arc::clone(config),
+            metrics: Arc::clone(&metrics),
+            exhausted: letters.loaded.exhausted,
+        };
+        relay.start_replays(task);
+        let sources = Sources {
+            reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
+            clock: Arc::new(Clock::default()),
+            metrics: Arc::clone(&hooks.metrics),
+            config: Arc::clone(config),
+            session: Arc::clone(&session),
+            store,
+            handle,
+        };
+        let mut tables = Vec::new();
         for (index, outbox) in config.outboxes.iter().enumerate() {
-            let outbox = Arc::new(outbox.clone());
-            let what = format!("the source of {}", outbox.table);
-            let intake = Publish {
-                table: TableId(index as u16),
-                outbox: Arc::clone(&outbox),
-                handle: handle.clone(),
-                metrics: Arc::clone(&hooks.metrics),
+            let watched = Watched {
+                table: outbox.table.to_string(),
+                progress: Arc::default(),
             };
-            let source = TableSource::new(SourceContext {
-                session: Arc::clone(session),
-                outbox,
-                config: Arc::clone(config),
-                intake,
-                checkpoints: Some(Arc::clone(store)),
-                metrics: Arc::clone(&hooks.metrics),
-                reads: Arc::clone(&reads),
-                clock: Arc::clone(&clock),
-            });
-            let phases = phases.clone();
-            self.tasks.spawn(async move {
-                let run = || source.run(phases.clone());
-                let checkpointed = restart::until_stopped(&what, phases.clone(), run).await;
-                Ended::Source { checkpointed }
-            });
+            let source = sources.source(index, outbox, &watched.progress);
+            tables.push(watched);
+            relay.start_source(Name::source(&outbox.table), source);
         }
+        relay.start_monitor(config, &hooks.health, tables, session);
+        Ok(relay)
     }
 
-    /// Resolves when a part ends although the relay runs.
-    async fn watch(&mut self) -> Error {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Ok(Ended::Source { .. })) => {}
-                Some(Ok(Ended::Pipeline(summary))) => {
-                    self.note(&Ended::Pipeline(summary));
-                    return Error::PipelineEnded;
-                }
-                None => return Error::PipelineEnded,
-                Some(Err(panic)) => return Error::Panic(panic),
+    /// The pipeline is run once: what it holds in flight does not outlive it.
+    fn start_pipeline(&mut self, pipeline: Pipeline) {
+        let published = Arc::clone(&self.published);
+        let pipeline = Kept::new(pipeline);
+        self.supervisor.start(Kind::Pipeline, move |phase| {
+            let published = Arc::clone(&published);
+            let pipeline = pipeline.take();
+            async move {
+                let _ = published.set(pipeline?.run(phase).await);
+                Ok::<(), BoxError>(())
             }
-        }
+        });
     }
 
-    /// Stops in order: no more reads, empty lanes, last checkpoint.
-    async fn drain(&mut self) -> Result<(), Error> {
-        self.summary.checkpointed = true;
-        let sources = self.tasks.len().saturating_sub(1);
-        let mut ended = 0;
-        self.phase.send_replace(Phase::Draining);
-        // The pipeline itself keeps to `shutdown.drain_timeout`.
-        while let Some(task) = self.tasks.join_next().await {
-            match task.map_err(Error::Panic)? {
-                summary @ Ended::Pipeline(_) => {
-                    self.note(&summary);
-                    break;
-                }
-                source @ Ended::Source { .. } => {
-                    ended += 1;
-                    self.note(&source);
-                }
+    fn start_lease(&mut self, ownership: Arc<Ownership>) {
+        self.supervisor.start(Kind::Lease, move |_| {
+            let ownership = Arc::clone(&ownership);
+            async move { owner::hold(&ownership).await }
+        });
+    }
+
+    fn start_replays(&mut self, replays: Replays) {
+        let replays = Arc::new(replays);
+        self.supervisor.start(Kind::Replayer, move |phase| {
+            let task = replays.task(phase.clone());
+            async move { task.run(phase).await }
+        });
+    }
+
+    fn start_source(&mut self, name: Name, source: TableSource<Publish>) {
+        let source = Arc::new(source);
+        self.supervisor.start(name, move |phase| {
+            let source = Arc::clone(&source);
+            async move { source.run(phase).await }
+        });
+    }
+
+    fn start_monitor(
+        &mut self,
+        config: &Config,
+        board: &Board,
+        tables: Vec<Watched>,
+        session: Arc<Session>,
+    ) {
+        let probe = move || {
+            let session = Arc::clone(&session);
+            let mut probe = Statement::new(PROBE);
+            probe.set_consistency(Consistency::One);
+            probe.set_is_idempotent(true);
+            async move {
+                let answer = session.query_unpaged(probe, ()).await;
+                answer.map(drop).map_err(BoxError::from)
             }
-        }
-        self.phase.send_replace(Phase::Finishing);
-        let last = async {
-            while let Some(task) = self.tasks.join_next().await {
-                ended += 1;
-                self.note(&task.map_err(Error::Panic)?);
-            }
-            Ok(())
         };
-        let Ok(finished) = timeout(LAST_CHECKPOINT, last).await else {
-            self.summary.checkpointed = false;
+        let settings = config.supervision.clone();
+        let monitor = Arc::new(Monitor::new(board.clone(), settings, tables, probe));
+        self.supervisor.start(Kind::HealthMonitor, move |phase| {
+            let monitor = Arc::clone(&monitor);
+            async move { monitor.run(phase).await }
+        });
+    }
+
+    /// Stops in order: no more reads, empty lanes, last checkpoints, then the rest.
+    async fn stop(mut self, drain_timeout: Duration) -> (Summary, Option<Fatal>) {
+        let deadlines = Deadlines {
+            drain: drain_timeout.saturating_add(DRAIN_GRACE),
+            finish: LAST_CHECKPOINT,
+        };
+        let stopped = self.supervisor.stop(deadlines).await;
+        for task in &stopped.unfinished {
             tracing::warn!(
-                sources_left = sources.saturating_sub(ended),
-                "the last checkpoint took too long; what it held will be published again"
+                %task,
+                "no last checkpoint was saved; what was published since the one before will be \
+                 published again"
             );
-            return Ok(());
-        };
-        finished
-    }
-
-    fn note(&mut self, ended: &Ended) {
-        match ended {
-            Ended::Pipeline(summary) => {
-                self.summary.published = summary.published;
-                self.summary.left = summary.left;
-            }
-            Ended::Source { checkpointed } => self.summary.checkpointed &= *checkpointed,
         }
+        let published = self.published.get();
+        let summary = Summary {
+            published: published.map_or(0, |pipeline| pipeline.published),
+            left: published.map_or(0, |pipeline| pipeline.left),
+            checkpointed: stopped.unfinished.is_empty(),
+        };
+        (summary, stopped.fatal)
+    }
+}
+
+/// Gives the relay's name to whoever wants it next. If that fails, the lease ends by itself.
+async fn give_up(ownership: &Ownership) {
+    let released = timeout(RELEASE, ownership.release()).await;
+    if let Ok(Err(error)) = released {
+        tracing::warn!(error = %Chain(&error), "the relay's name was not given up");
+    }
+}
+
+/// What is known of the dead letters at the start.
+struct DeadLetters {
+    store: dead_letters::Store,
+    requests: Requests,
+    loaded: Loaded,
+    tables: Vec<String>,
+}
+
+impl DeadLetters {
+    async fn open(config: &Config, session: &Arc<Session>) -> Result<Self, Error> {
+        let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
+        let store = dead_letters::Store::new(Arc::clone(session), keyspace, name).await;
+        let store = store.map_err(Error::DeadLetters)?;
+        let requests = Requests::new(Arc::clone(session), keyspace, name).await;
+        let tables: Vec<String> = (config.outboxes.iter())
+            .map(|outbox| outbox.table.to_string())
+            .collect();
+        let limit = config.dead_letters.max_parked_keys.get();
+        let loaded = dead_letters::load(&store, &tables, limit).await;
+        Ok(Self {
+            store,
+            requests: requests.map_err(Error::DeadLetters)?,
+            loaded: loaded.map_err(Error::DeadLetters)?,
+            tables,
+        })
+    }
+}
+
+/// What the task that replays dead letters is made of, at each of its starts.
+struct Replays {
+    store: dead_letters::Store,
+    requests: Requests,
+    recoder: Arc<Recoder>,
+    handle: Handle,
+    tables: Vec<String>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    exhausted: bool,
+}
+
+impl Replays {
+    fn task(&self, phase: watch::Receiver<Phase>) -> dead_letters::task::Task {
+        let config = &self.config.dead_letters;
+        dead_letters::task::Task {
+            replayer: Replayer {
+                store: self.store.clone(),
+                handle: self.handle.clone(),
+                tables: self.tables.clone(),
+                concurrency: config.replay_concurrency.get(),
+                recoder: Arc::clone(&self.recoder),
+                phase,
+            },
+            requests: self.requests.clone(),
+            config: config.clone(),
+            metrics: Arc::clone(&self.metrics),
+            exhausted: self.exhausted,
+        }
+    }
+}
+
+/// What the sources of all tables share.
+struct Sources {
+    config: Arc<Config>,
+    session: Arc<Session>,
+    store: Arc<checkpoint::Store>,
+    handle: Handle,
+    metrics: Arc<Metrics>,
+    reads: Arc<Semaphore>,
+    clock: Arc<Clock>,
+}
+
+impl Sources {
+    fn source(
+        &self,
+        index: usize,
+        outbox: &Outbox,
+        progress: &Arc<Progress>,
+    ) -> TableSource<Publish> {
+        let outbox = Arc::new(outbox.clone());
+        let intake = Publish {
+            table: TableId(index as u16),
+            outbox: Arc::clone(&outbox),
+            handle: self.handle.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        TableSource::new(SourceContext {
+            session: Arc::clone(&self.session),
+            outbox,
+            config: Arc::clone(&self.config),
+            intake,
+            checkpoints: Some(Arc::clone(&self.store)),
+            metrics: Arc::clone(&self.metrics),
+            reads: Arc::clone(&self.reads),
+            clock: Arc::clone(&self.clock),
+            progress: Arc::clone(progress),
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! The one place that talks to the producer.
 //!
-//! Owns the [`Sink`] interface, the classification of what can go wrong ([`error`]), the Kafka
-//! sink ([`kafka`]) and a scripted one for tests ([`scripted`]). Invariants:
+//! Owns the [`Sink`] interface, the classification of what can go wrong ([`error`]), the decision
+//! whether a broker can be reached ([`reach`]), the Kafka sink ([`kafka`]) and a scripted one for
+//! tests ([`scripted`]). Invariants:
 //!
 //! 1. `send` returns at once; the outcome comes as a [`Report`] with the token of the send.
 //! 2. A sink hands records to the broker in the order of its `send` calls, per partition.
@@ -12,7 +13,11 @@
 
 pub mod error;
 pub mod kafka;
+pub mod reach;
 pub mod scripted;
+
+#[cfg(test)]
+mod document;
 
 use std::time::Duration;
 

@@ -47,6 +47,8 @@ pub(super) struct Group<I> {
     pub(super) drained: bool,
     pub(super) closed: bool,
     pub(super) saved: Option<Saved>,
+    /// Reads that have failed since the last good one.
+    pub(super) failed_reads: u32,
 }
 
 impl<I> Group<I> {
@@ -90,6 +92,7 @@ impl<I> Group<I> {
             drained: false,
             closed: false,
             saved,
+            failed_reads: 0,
         }
     }
 

@@ -212,10 +212,11 @@ impl<I: Intake> Pass<I> {
                 group: self.slot,
                 row,
             };
-            let ack = Ack::new(settled, self.shared.settled.clone());
+            let ack = Ack::new(settled, self.shared.settled.clone())
+                .of_streams(Arc::clone(&self.streams));
             match self.intake.take(change, ack).await? {
                 Taken::Submitted | Taken::Skipped => {}
-                // Here is where a dead letter would be written.
+                // Nobody publishes here.
                 Taken::Unpublishable => self.tracker.lock().hold(row),
             }
         }

@@ -27,8 +27,8 @@ use crate::ack::Settled;
 use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
 use crate::config::{Config, Outbox, Start};
 use crate::decode::MappingError;
-use crate::pipeline::Closed;
 use crate::runtime::Phase;
+use crate::runtime::health::{Progress, checks::FAILING_READS};
 use crate::telemetry::metrics::Metrics;
 
 /// How often a group that waits for room is looked at again.
@@ -60,9 +60,6 @@ pub enum Error {
     /// A read has panicked: a defect of the relay.
     #[error("a read of the log has panicked; this is a defect, please report it")]
     Panicked(#[source] JoinError),
-    /// The pipeline has ended before the source was told to.
-    #[error("events are not taken any more")]
-    Closed(#[from] Closed),
 }
 
 /// What a source needs.
@@ -84,6 +81,8 @@ pub struct SourceContext<O> {
     pub reads: Arc<Semaphore>,
     /// The relay's clock.
     pub clock: Arc<Clock>,
+    /// What the source has done, for the health monitor.
+    pub progress: Arc<Progress>,
 }
 
 /// Reads one outbox table.
@@ -153,6 +152,8 @@ struct Running<'c, O: OpenIntake> {
     due: BinaryHeap<Reverse<(i64, u32)>>,
     reads: JoinSet<Done<O::Intake>>,
     saves: JoinSet<SaveResult>,
+    /// Groups whose reads fail again and again.
+    failing: usize,
     settled: mpsc::UnboundedReceiver<Settled>,
 }
 
@@ -195,8 +196,10 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             due: BinaryHeap::new(),
             reads: JoinSet::new(),
             saves: JoinSet::new(),
+            failing: 0,
             settled,
         };
+        context.progress.failing_groups(0);
         let listed = running.generations.timestamps().await?;
         running.update(&listed).await?;
         tracing::info!(
@@ -320,16 +323,17 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         group.reading = false;
         group.intake = current.then_some(intake);
         match outcome {
-            Ok(Ended::Complete(outcome)) => group.follower.completed(&read, outcome, now),
-            Ok(Ended::GivenUp) => group.follower.given_up(&read),
-            Ok(Ended::Stopped) => return Ok(()),
-            Err(pass::Error::Closed(closed)) => {
-                // At a stop the pipeline may end first.
-                let stopping = *self.shared.phase.borrow() > Phase::Running;
-                return if stopping { Ok(()) } else { Err(closed.into()) };
+            Ok(Ended::Complete(outcome)) => {
+                group.follower.completed(&read, outcome, now);
+                self.read_well(slot);
             }
+            Ok(Ended::GivenUp) => group.follower.given_up(&read),
+            // The pipeline has ended. The supervisor sees it too and stops the relay; until then
+            // what is settled is still saved.
+            Ok(Ended::Stopped) | Err(pass::Error::Closed(_)) => return Ok(()),
             Err(pass::Error::Reader(error)) => {
                 group.follower.failed(now);
+                self.read_badly(slot);
                 self.context.metrics.read_errors.add(1);
                 // An error of a reader that was replaced meanwhile says nothing of the new one.
                 if current && is_about_the_table(&error) {
@@ -337,7 +341,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 } else {
                     tracing::warn!(
                         table = %self.context.outbox.table,
-                        error = %crate::runtime::restart::Chain(&error),
+                        error = %crate::runtime::Chain(&error),
                         "a read of the log has failed and will be made again"
                     );
                 }
@@ -346,6 +350,23 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         self.moved(slot);
         self.schedule(slot, now.ticks);
         Ok(())
+    }
+
+    fn read_well(&mut self, slot: u32) {
+        self.context.progress.read();
+        if std::mem::take(&mut self.groups[slot as usize].failed_reads) >= FAILING_READS {
+            self.failing -= 1;
+            self.context.progress.failing_groups(self.failing);
+        }
+    }
+
+    fn read_badly(&mut self, slot: u32) {
+        let failed = &mut self.groups[slot as usize].failed_reads;
+        *failed = failed.saturating_add(1);
+        if *failed == FAILING_READS {
+            self.failing += 1;
+            self.context.progress.failing_groups(self.failing);
+        }
     }
 
     /// The table may have been altered: describe it and prepare the reads anew.
@@ -358,7 +379,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         }
         tracing::warn!(
             table = %self.context.outbox.table,
-            error = %crate::runtime::restart::Chain(&error),
+            error = %crate::runtime::Chain(&error),
             "the table may have been altered: describing it anew"
         );
         let reader = open_reader(self.context).await?;
@@ -436,10 +457,14 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             Ok(listed) => self.update(&listed).await,
             Err(error) => Err(error.into()),
         };
+        if updated.is_ok() && self.groups.iter().all(|group| group.closed) {
+            // Nothing to read is as good as a read.
+            self.context.progress.read();
+        }
         if let Err(error) = updated {
             tracing::warn!(
                 table = %self.context.outbox.table,
-                error = %crate::runtime::restart::Chain(&error),
+                error = %crate::runtime::Chain(&error),
                 "a look for new generations of streams has failed and will be repeated"
             );
         }
@@ -549,6 +574,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         match saved {
             Ok((states, Ok(()))) => {
                 self.context.metrics.checkpoints.add(states.len() as u64);
+                self.context.progress.saved(true);
                 for (slot, state) in states {
                     self.groups[slot as usize].saved = Some(state);
                 }
@@ -560,9 +586,10 @@ impl<'c, O: OpenIntake> Running<'c, O> {
 
     fn save_failed(&self, error: &(dyn std::error::Error + 'static)) {
         self.context.metrics.checkpoint_errors.add(1);
+        self.context.progress.saved(false);
         tracing::warn!(
             table = %self.context.outbox.table,
-            error = %crate::runtime::restart::Chain(error),
+            error = %crate::runtime::Chain(error),
             "checkpoints were not saved; they will be with the next ones"
         );
     }

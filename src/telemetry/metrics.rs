@@ -50,8 +50,32 @@ pub struct Metrics {
     pub published: Value,
     /// Attempts that failed.
     pub failed_attempts: Value,
+    /// State of the breaker: 0 closed, 1 half-open, 2 open.
+    pub breaker_state: Value,
+    /// Times that the breaker has opened.
+    pub breaker_opened: Value,
+    /// Dead letters written because the attempts were used up.
+    pub dead_letters_exhausted: Value,
+    /// Dead letters written because Kafka refuses the event for good.
+    pub dead_letters_permanent: Value,
+    /// Dead letters written because a row cannot be made a record.
+    pub dead_letters_undecodable: Value,
+    /// Events that joined an earlier dead letter of their key.
+    pub dead_letters_parked: Value,
+    /// Writes of dead letters that failed.
+    pub dead_letter_errors: Value,
+    /// Dead letters that were published after all.
+    pub replayed: Value,
+    /// Keys that are parked now.
+    pub parked_keys: Value,
     /// Checkpoint rows written.
     pub checkpoints: Value,
     /// Checkpoint writes that failed.
     pub checkpoint_errors: Value,
+    /// Tasks started again after they had failed.
+    pub task_restarts: Value,
+    /// Of these failures: panics, which are defects.
+    pub task_panics: Value,
+    /// Tasks that are reported as failed now (a gauge).
+    pub failed_tasks: Value,
 }

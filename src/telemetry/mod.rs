@@ -1,21 +1,24 @@
 //! Logs and counters.
 //!
 //! Owns the set-up of `tracing` and the counters that the parts raise. Never holds a payload, a
-//! key or a secret. Lines go to standard error and, if asked for, to files that a thread of their
-//! own writes: when a disk is full or slow, lines are lost and the relay goes on.
+//! key or a secret. Lines go to standard error and, if asked for, to files: when their disk is full
+//! or slow, lines are lost and the relay goes on.
 
+mod files;
 pub mod metrics;
 
 use std::io;
+use std::path::PathBuf;
 
 use tracing_appender::non_blocking::WorkerGuard;
-use tracing_appender::rolling::{InitError, RollingFileAppender, Rotation};
+use tracing_appender::rolling::InitError;
 use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
-use crate::config::{Log, LogFile, LogFormat, LogRotation};
+use crate::config::{Log, LogFormat};
 
 /// Why the log cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +27,26 @@ pub enum Error {
     #[error("understand log.level")]
     Filter(#[from] ParseError),
     /// A log file cannot be made.
-    #[error("open a log file in log.file.dir")]
-    File(#[from] InitError),
+    #[error(
+        "open a log file in {} (log.file.dir): the relay needs a directory that it may write to",
+        dir.display()
+    )]
+    File {
+        /// The directory.
+        dir: PathBuf,
+        /// What went wrong there.
+        #[source]
+        source: InitError,
+    },
+    /// The directory of the log files cannot be made.
+    #[error("make the directory {} (log.file.dir)", dir.display())]
+    Directory {
+        /// The directory.
+        dir: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Keeps the log files open; what is still to be written is written when it is dropped.
@@ -36,20 +57,25 @@ pub struct Guard {
 }
 
 /// Starts the log as configured.
+///
+/// # Errors
+///
+/// When the filter is none, or when a log file cannot be made. A disk that fills up later is no
+/// error.
 pub fn start(log: &Log) -> Result<Guard, Error> {
-    let filter = EnvFilter::try_new(&log.level)?;
+    let filter = filtered(&log.level)?;
     let (file, worker) = match &log.file {
         None => (None, None),
         Some(file) => {
-            let (writer, worker) = tracing_appender::non_blocking(appender(file)?);
-            let layer = fmt::layer().with_ansi(false).with_writer(writer);
-            (Some(formed(layer, log.format)), Some(worker))
+            let dir = || file.dir.clone();
+            let made = std::fs::create_dir_all(&file.dir);
+            made.map_err(|source| Error::Directory { dir: dir(), source })?;
+            let opened = files::open(file);
+            let (writer, worker) = opened.map_err(|source| Error::File { dir: dir(), source })?;
+            (Some(formed(writer, log.format)), Some(worker))
         }
     };
-    let stderr = formed(
-        fmt::layer().with_ansi(false).with_writer(io::stderr),
-        log.format,
-    );
+    let stderr = formed(io::stderr, log.format);
     let layers: Vec<_> = file.into_iter().chain([stderr]).collect();
     // A log that is already there, as in tests, stays.
     let _ = tracing_subscriber::registry()
@@ -70,29 +96,48 @@ pub fn start_stderr(filter: &str) -> Guard {
     Guard { _worker: None }
 }
 
-fn appender(file: &LogFile) -> Result<RollingFileAppender, InitError> {
-    let rotation = match file.rotation {
-        LogRotation::Hourly => Rotation::HOURLY,
-        LogRotation::Daily => Rotation::DAILY,
-        LogRotation::Never => Rotation::NEVER,
-    };
-    RollingFileAppender::builder()
-        .rotation(rotation)
-        .filename_prefix("outbox-relay")
-        .filename_suffix("log")
-        .max_log_files(file.keep.get())
-        .build(&file.dir)
+fn filtered(level: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(level)
 }
 
-fn formed<W>(
-    layer: fmt::Layer<Registry, fmt::format::DefaultFields, fmt::format::Format, W>,
-    format: LogFormat,
-) -> Box<dyn Layer<Registry> + Send + Sync>
+fn formed<W>(writer: W, format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync>
 where
-    W: for<'w> fmt::MakeWriter<'w> + Send + Sync + 'static,
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
+    // An error of the writer must stay silent: by default it would be printed to standard error,
+    // which panics if that is what cannot be written.
+    let layer = fmt::layer()
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .with_writer(writer);
     match format {
         LogFormat::Text => layer.boxed(),
         LogFormat::Json => layer.json().boxed(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+    use crate::config::{LogFile, LogRotation};
+
+    #[test]
+    fn a_log_directory_that_cannot_be_used_is_an_error_that_names_it() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let log = Log {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            file: Some(LogFile {
+                dir: file.path().join("logs"),
+                rotation: LogRotation::Daily,
+                keep: 7.try_into().expect("not zero"),
+            }),
+        };
+        let error = start(&log).expect_err("a file holds no directory");
+        let text = error.to_string();
+        assert!(text.contains(&*file.path().to_string_lossy()), "{text}");
+        assert!(text.contains("log.file.dir") && error.source().is_some());
     }
 }

@@ -9,6 +9,7 @@ mod broker_restart;
 mod check;
 mod crash;
 mod database;
+mod dead_letters;
 mod delivery;
 mod generations;
 mod harness;

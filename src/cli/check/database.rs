@@ -12,7 +12,7 @@ use super::finding::{Finding, Findings};
 use crate::checkpoint;
 use crate::config::{Config, Outbox, TableName};
 use crate::decode::Decoder;
-use crate::runtime::restart::Chain;
+use crate::runtime::Chain;
 use crate::scylla::{self as cluster, CdcOptions, ColumnKind, TableDescription};
 use crate::source::generations::{Distribution, Generations};
 use crate::source::reader::{self, LogReader};

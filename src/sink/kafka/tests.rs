@@ -26,25 +26,26 @@ use crate::pipeline::{self, Delivery, Handle, Summary, testing};
 use crate::runtime::Phase;
 use crate::telemetry::metrics::Metrics;
 
-const TOPIC: &str = "outbox.event.order";
+pub(super) const TOPIC: &str = "outbox.event.order";
 const PARTITIONS: i32 = 7;
 /// Far more than any of this takes; it only turns a hang into a failure.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
-type Broker = MockCluster<'static, DefaultProducerContext>;
+pub(super) type Broker = MockCluster<'static, DefaultProducerContext>;
 
-fn broker() -> Broker {
+pub(super) fn broker() -> Broker {
     let broker = MockCluster::new(1).expect("a mock cluster");
     broker.create_topic(TOPIC, PARTITIONS, 1).expect("a topic");
     broker
 }
 
-fn config(broker: &Broker) -> Config {
+pub(super) fn config(broker: &Broker) -> Config {
     let mut config = testing::config();
     config.kafka.brokers = vec![broker.bootstrap_servers()];
     config.retry.attempt_timeout = Duration::from_secs(2);
     config.retry.initial_backoff = Duration::from_millis(10);
     config.retry.max_backoff = Duration::from_millis(50);
+    config.breaker.open_for = Duration::from_millis(100);
     config
 }
 
@@ -94,6 +95,7 @@ impl Relay {
             let delivery = Delivery {
                 table: TableId(0),
                 record: record.clone(),
+                label: crate::dead_letters::Label::default(),
                 ack,
             };
             self.handle
@@ -113,7 +115,7 @@ impl Relay {
 }
 
 /// `count` records over `keys` keys, each numbered in its payload.
-fn records(count: usize, keys: usize) -> Vec<Record> {
+pub(super) fn records(count: usize, keys: usize) -> Vec<Record> {
     let record = |n: usize| Record {
         topic: Arc::from(TOPIC),
         key: Bytes::from(format!("order-{}", n % keys)),
@@ -139,7 +141,7 @@ fn records(count: usize, keys: usize) -> Vec<Record> {
 }
 
 /// Everything in the topic, partition by partition.
-fn topic(broker: &Broker) -> Vec<OwnedMessage> {
+pub(super) fn topic(broker: &Broker) -> Vec<OwnedMessage> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap_servers())
         .set("group.id", "test")
@@ -346,6 +348,41 @@ async fn a_broker_may_go_and_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_acknowledgements_cost_duplicates_and_no_order() {
+    let broker = broker();
+    let mut config = config(&broker);
+    config.retry.attempt_timeout = Duration::from_secs(1);
+    config
+        .kafka
+        .properties
+        .insert("socket.timeout.ms".into(), "1500".into());
+    let relay = Relay::start(&config);
+    let sent = records(400, 40);
+    relay.submit(&sent[..100]).await;
+    let metrics = Arc::clone(&relay.metrics);
+    until("the first hundred", || metrics.published.get() == 100).await;
+    broker
+        .broker_round_trip_time(1, Duration::from_secs(4))
+        .expect("slow");
+    relay.submit(&sent[100..]).await;
+    until("a failed attempt", || metrics.failed_attempts.get() > 0).await;
+    broker
+        .broker_round_trip_time(1, Duration::ZERO)
+        .expect("fast");
+    assert_eq!(
+        relay.drain().await,
+        Summary {
+            published: 400,
+            left: 0
+        }
+    );
+    assert_complete_and_ordered(&broker, &sent);
+    let copies = topic(&broker).len() as u64;
+    let failed = metrics.failed_attempts.get();
+    assert!(copies <= 400 + failed, "{copies} copies, {failed} failed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_producer_that_dies_is_replaced() {
     let broker = broker();
     let config = config(&broker);
@@ -403,6 +440,8 @@ fn what_the_guarantees_rest_on_cannot_be_configured_away() {
     assert_eq!(value("enable.idempotence"), Some("true"));
     assert_eq!(value("message.timeout.ms"), Some("5000"));
     assert_eq!(value("linger.ms"), Some("50"), "the rest is the user's");
+    assert_eq!(value("topic.metadata.propagation.max.ms"), Some("2000"));
+    assert_eq!(value("reconnect.backoff.max.ms"), Some("500"));
     for name in GUARDED_PROPERTIES {
         config.kafka.properties.insert((*name).into(), "1".into());
     }
@@ -410,6 +449,22 @@ fn what_the_guarantees_rest_on_cannot_be_configured_away() {
         producer_properties(&config).config_map().len(),
         properties.config_map().len()
     );
+}
+
+#[test]
+fn either_property_of_reconnecting_replaces_both_of_ours() {
+    // librdkafka refuses a maximum below the minimum.
+    for (name, value) in [
+        ("reconnect.backoff.ms", "5000"),
+        ("reconnect.backoff.max.ms", "120"),
+    ] {
+        let mut config = testing::config();
+        config.kafka.properties.insert(name.into(), value.into());
+        let properties = producer_properties(&config);
+        assert_eq!(properties.get(name), Some(value));
+        let mut sink = KafkaSink::new(&config).expect("it is right");
+        sink.open(Reporter::channel().0).expect("it suits the rest");
+    }
 }
 
 #[test]

@@ -64,6 +64,12 @@ impl Relay {
         }
     }
 
+    /// Changes the first file, for what is started next.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
+        let yaml = fs::read_to_string(self.file("relay.yaml"))?;
+        Ok(fs::write(self.file("relay.yaml"), edit(yaml))?)
+    }
+
     /// Runs a command of the binary that ends by itself, and gives what it printed.
     pub(crate) async fn command(&self, arguments: &[&str]) -> Result<String> {
         let output = self.output(arguments).await?;

@@ -11,7 +11,9 @@ use crate::support::proxy::Proxy;
 use crate::support::say;
 use anyhow::{Context, Result, bail};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
@@ -227,6 +229,24 @@ fn answers(bootstrap: &str, patience: Duration, alive: impl Fn() -> Result<()>) 
             other => bail!("the broker at {bootstrap} does not answer: {other:?}"),
         }
     }
+}
+
+/// Sets one setting of a topic.
+pub(crate) async fn set_topic(
+    bootstrap: &str,
+    topic: &str,
+    setting: &str,
+    value: &str,
+) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .create()?;
+    let alter = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(setting, value);
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    for result in admin.alter_configs(&[alter], &options).await? {
+        result.map_err(|(_, code)| anyhow::anyhow!("set {setting} of {topic}: {code}"))?;
+    }
+    Ok(())
 }
 
 /// Creates the topics with [`PARTITIONS`] partitions each.

@@ -1,0 +1,168 @@
+//! `replay` and `discard`: by the running relay, or here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use scylla::client::session::Session;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::view;
+use crate::cli::OutputFormat;
+use crate::config::Config;
+use crate::dead_letters::extent::Asked;
+use crate::dead_letters::recode::Recoder;
+use crate::dead_letters::replay::{Order, Progress, Replayer};
+use crate::dead_letters::requests::{Requests, State};
+use crate::dead_letters::{self, Store};
+use crate::ownership::{Claim, Ownership, RENEW_EVERY, Role};
+use crate::pipeline::{self, DeadLetterBox};
+use crate::runtime::Phase;
+use crate::runtime::signals::StopSignals;
+use crate::sink::KafkaSink;
+use crate::telemetry::metrics::Metrics;
+
+/// Pause between two looks at what a running relay has done.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+
+pub(super) async fn run(
+    config: Arc<Config>,
+    session: Arc<Session>,
+    store: Store,
+    order: Order,
+    output: OutputFormat,
+) -> Result<()> {
+    let here = Here {
+        config: Arc::clone(&config),
+        session: Arc::clone(&session),
+        store,
+        order: order.clone(),
+    };
+    let progress = if order.dry_run {
+        here.carry_out().await?
+    } else {
+        let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
+        let ownership = Ownership::new(Arc::clone(&session), keyspace, name, Role::Command).await?;
+        match ownership.claim().await? {
+            Claim::Ours => owned(&ownership, here).await?,
+            Claim::Held(holder) if holder.is_relay() => {
+                let requests = Requests::new(session, keyspace, name).await?;
+                ask(&requests, &order, output).await?
+            }
+            Claim::Held(holder) => {
+                bail!("dead letters are in the hands of {holder}: try again later")
+            }
+        }
+    };
+    match output {
+        OutputFormat::Text => println!("{}", view::summary(order.action, order.dry_run, &progress)),
+        OutputFormat::Json => println!("{}", serde_json::to_string(&progress)?),
+    }
+    if progress.failed > 0 {
+        bail!(
+            "{} failed again; `list` and `show` say why",
+            progress.failed
+        );
+    }
+    Ok(())
+}
+
+/// Works while the name is ours, and gives it back.
+async fn owned(ownership: &Ownership, here: Here) -> Result<Progress> {
+    let work = here.carry_out();
+    tokio::pin!(work);
+    let outcome = loop {
+        tokio::select! {
+            outcome = &mut work => break outcome,
+            () = sleep(RENEW_EVERY) => match ownership.claim().await {
+                Ok(Claim::Ours) => {}
+                Ok(Claim::Held(holder)) => bail!("the relay's name was taken over by {holder}"),
+                Err(error) => tracing::warn!(%error, "the claim on the relay's name was not renewed"),
+            },
+        }
+    };
+    ownership
+        .release()
+        .await
+        .context("give up the relay's name")?;
+    outcome
+}
+
+struct Here {
+    config: Arc<Config>,
+    session: Arc<Session>,
+    store: Store,
+    order: Order,
+}
+
+impl Here {
+    /// Replays with a pipeline of its own, until it is done or a signal comes.
+    async fn carry_out(self) -> Result<Progress> {
+        let Self {
+            config,
+            session,
+            store,
+            order,
+        } = self;
+        let signals = StopSignals::install().context("install the signal handlers")?;
+        let tables: Vec<String> = config
+            .outboxes
+            .iter()
+            .map(|o| o.table.to_string())
+            .collect();
+        let sink = KafkaSink::new(&config)?;
+        let (handle, pipeline) =
+            pipeline::new(&config, Box::new(sink), Arc::new(Metrics::default()))?;
+        let pipeline = pipeline.with_dead_letters(DeadLetterBox {
+            keep: Arc::new(store.clone()),
+            parking: dead_letters::Parking::new(1),
+            tables: tables.clone(),
+        });
+        let (phase, phases) = watch::channel(Phase::Running);
+        let mut running = JoinSet::new();
+        running.spawn(pipeline.run(phases.clone()));
+        let replayer = Replayer {
+            store,
+            handle,
+            tables,
+            concurrency: config.dead_letters.replay_concurrency.get(),
+            recoder: Arc::new(Recoder::new(session, config.outboxes.clone())),
+            phase: phases,
+        };
+        let (progress, _) = watch::channel(Progress::default());
+        let work = replayer.carry_out(&order, Asked::ByPerson, &progress);
+        tokio::pin!(work);
+        let outcome = tokio::select! {
+            outcome = &mut work => outcome,
+            () = signals.stop() => {
+                phase.send_replace(Phase::Draining);
+                work.await
+            }
+        };
+        phase.send_replace(Phase::Draining);
+        while running.join_next().await.is_some() {}
+        Ok(outcome?)
+    }
+}
+
+/// Asks the running relay, and waits until it is done.
+async fn ask(requests: &Requests, order: &Order, output: OutputFormat) -> Result<Progress> {
+    let id = requests.ask(order).await.context("ask the running relay")?;
+    if output == OutputFormat::Text {
+        eprintln!("the running relay carries it out (request {id})");
+    }
+    loop {
+        sleep(LOOK_EVERY).await;
+        let report = requests.report(id).await?;
+        match report.state {
+            State::Open | State::Running => {}
+            State::Done => return Ok(report.progress),
+            State::Failed => bail!(
+                "the running relay came to no end: {}",
+                report.error.unwrap_or_default()
+            ),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `outbox-relay dead-letters`: list, show, replay, discard and export them.
+//!
+//! Invariants:
+//!
+//! 1. Reading needs the database alone and disturbs nobody.
+//! 2. What changes something is done by the process that owns the relay's name: by a running relay,
+//!    which is asked and watched, or else by this command, which owns the name meanwhile.
+//! 3. Nothing is printed on standard output but what was asked for.
+
+mod act;
+mod args;
+mod read;
+mod view;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+pub use args::Args;
+use args::Command;
+
+use crate::config::Config;
+use crate::dead_letters::Store;
+use crate::scylla as cluster;
+
+/// Does what the arguments say.
+///
+/// # Errors
+///
+/// When the database cannot be reached, when what is meant does not exist, or when something could
+/// not be replayed.
+pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
+    let session = Arc::new(cluster::connect(&config.scylla).await?);
+    let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
+    let store = Store::new(Arc::clone(&session), keyspace, name).await?;
+    let tables: Vec<String> = config
+        .outboxes
+        .iter()
+        .map(|o| o.table.to_string())
+        .collect();
+    if let Some(table) = args.command.table()
+        && !tables.iter().any(|known| known == table)
+    {
+        bail!("{table} is not configured; tables: {}", tables.join(", "));
+    }
+    match &args.command {
+        Command::List(args) => read::list(&store, &tables, args).await,
+        Command::Show(args) => read::show(&store, &tables, args).await,
+        Command::Export(args) => read::export(&store, &tables, args).await,
+        Command::Replay(args) => {
+            let order = args.order()?;
+            act::run(config, session, store, order, args.output).await
+        }
+        Command::Discard(args) => {
+            let order = args.order()?;
+            act::run(config, session, store, order, args.output).await
+        }
+    }
+    .context("dead letters")
+}

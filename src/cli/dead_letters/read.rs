@@ -1,0 +1,125 @@
+//! `list`, `show` and `export`: read only.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
+use anyhow::{Context, Result, bail};
+
+use super::args::{Export, List, Show};
+use super::view;
+use crate::cli::OutputFormat;
+use crate::dead_letters::filter::Filter;
+use crate::dead_letters::store::{BUCKETS, bucket};
+use crate::dead_letters::{DeadLetter, Store};
+
+/// Dead letters of one key read at once, with their payloads.
+const PAGE: i32 = 16;
+
+/// Looks at what the filter means, without payloads, until `each` says no.
+async fn each(
+    store: &Store,
+    tables: &[String],
+    filter: &Filter,
+    mut each: impl AsyncFnMut(DeadLetter) -> Result<bool>,
+) -> Result<()> {
+    let only = filter.key.as_ref().map(|key| bucket(key.as_bytes()));
+    for table in tables.iter().filter(|table| filter.wants_table(table)) {
+        for bucket in (0..BUCKETS).filter(|bucket| only.is_none_or(|only| only == *bucket)) {
+            let mut walk = store.walk(table, bucket).await?;
+            while let Some(letter) = walk.next().await? {
+                if filter.matches(&letter) && !each(letter).await? {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn list(store: &Store, tables: &[String], args: &List) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let mut printed = 0;
+    let filter = args.filter.filter();
+    let mut more = false;
+    each(store, tables, &filter, async |letter| {
+        if printed == args.limit {
+            more = true;
+            return Ok(false);
+        }
+        printed += 1;
+        match args.output {
+            OutputFormat::Text => writeln!(out, "{}", view::line(&letter))?,
+            OutputFormat::Json => {
+                writeln!(out, "{}", serde_json::to_string(&view::outline(&letter))?)?;
+            }
+        }
+        Ok(true)
+    })
+    .await?;
+    out.flush()?;
+    if args.output == OutputFormat::Text {
+        match (printed, more) {
+            (0, _) => eprintln!("no dead letters"),
+            (n, true) => eprintln!("the first {n}; --limit shows more"),
+            (_, false) => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn show(store: &Store, tables: &[String], args: &Show) -> Result<()> {
+    let filter = Filter {
+        id: Some(args.id.clone()),
+        ..Filter::default()
+    };
+    let mut found = Vec::new();
+    each(store, tables, &filter, async |letter| {
+        found.push(whole(store, letter).await?);
+        Ok(true)
+    })
+    .await?;
+    if found.is_empty() {
+        bail!("there is none of event {}", args.id);
+    }
+    for letter in &found {
+        match args.output {
+            OutputFormat::Text => println!("{}", view::page(letter)),
+            OutputFormat::Json => {
+                println!("{}", serde_json::to_string_pretty(&view::whole(letter))?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The dead letter with its payload and headers; as it was if it is gone meanwhile.
+async fn whole(store: &Store, outline: DeadLetter) -> Result<DeadLetter> {
+    let from = Some(outline.place.position.time);
+    let letters = store
+        .of_key(&outline.table, &outline.key, from, PAGE)
+        .await?;
+    let same = |letter: &DeadLetter| letter.place == outline.place;
+    Ok(letters.into_iter().find(same).unwrap_or(outline))
+}
+
+pub(super) async fn export(store: &Store, tables: &[String], args: &Export) -> Result<()> {
+    let mut out: Box<dyn Write> = match &args.file {
+        None => Box::new(io::stdout().lock()),
+        Some(path) => {
+            let file = File::create_new(path);
+            let file = file.with_context(|| format!("create {}", path.display()))?;
+            Box::new(BufWriter::new(file))
+        }
+    };
+    let mut written = 0_u64;
+    each(store, tables, &args.filter.filter(), async |letter| {
+        let letter = whole(store, letter).await?;
+        writeln!(out, "{}", serde_json::to_string(&view::whole(&letter))?)?;
+        written += 1;
+        Ok(true)
+    })
+    .await?;
+    out.flush()?;
+    eprintln!("{written} dead letters exported");
+    Ok(())
+}

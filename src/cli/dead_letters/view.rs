@@ -1,0 +1,203 @@
+//! Dead letters as a person, or a program, reads them.
+
+use std::fmt::Write as _;
+
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::dead_letters::replay::{Action, Progress};
+use crate::dead_letters::{DeadLetter, Reason};
+use crate::sink::Kind;
+
+/// Characters of a payload that are shown.
+const SHOWN: usize = 2_000;
+
+fn rfc3339(millis: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000);
+    let text = time.ok().and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_else(|| millis.to_string())
+}
+
+/// Text as it is; other bytes as `{"hex": "…"}`.
+pub(super) fn bytes(value: &[u8]) -> Value {
+    if let Ok(text) = std::str::from_utf8(value) {
+        return json!(text);
+    }
+    let mut hex = String::with_capacity(2 * value.len());
+    for byte in value {
+        let _ = write!(hex, "{byte:02x}");
+    }
+    json!({ "hex": hex })
+}
+
+fn text(value: &[u8]) -> String {
+    match bytes(value) {
+        Value::String(text) => text,
+        other => format!("0x{}", other["hex"].as_str().unwrap_or_default()),
+    }
+}
+
+/// What a person can do about it.
+pub(super) fn remedy(letter: &DeadLetter) -> String {
+    let again = "then replay it";
+    match (letter.reason, &letter.failure) {
+        (Reason::Parked, _) => "nothing is wrong with it: it is published when the earlier dead \
+                                letters of its key are replayed or discarded"
+            .to_owned(),
+        (Reason::Undecodable, _) => format!(
+            "correct what the error names: the table's rows, or `outboxes` in the configuration (and \
+             restart the relay); {again} while the log still has the row, or discard it"
+        ),
+        (Reason::Exhausted, Some(failure)) => {
+            let remedy = Kind::from_name(&failure.kind).map_or("", Kind::remedy);
+            format!("{remedy}; it is replayed by itself once Kafka takes records again")
+        }
+        (Reason::Permanent, Some(failure)) => {
+            let remedy = Kind::from_name(&failure.kind).map_or("", Kind::remedy);
+            format!("{remedy}; {again}, or discard it")
+        }
+        (Reason::Exhausted | Reason::Permanent, None) => again.to_owned(),
+    }
+}
+
+/// All but the payload and the headers.
+pub(super) fn outline(letter: &DeadLetter) -> Map<String, Value> {
+    let failure = letter.failure.as_ref();
+    let fields = json!({
+        "id": letter.label.event_id,
+        "type": letter.label.event_type,
+        "table": letter.table,
+        "topic": letter.record.as_ref().map(|record| &*record.topic),
+        "key": bytes(&letter.key),
+        "reason": letter.reason.name(),
+        "error_kind": failure.map(|failure| &failure.kind),
+        "error": failure.map(|failure| &failure.message),
+        "attempts": failure.map_or(0, |failure| failure.attempts),
+        "first_failed": rfc3339(letter.first_failed_millis),
+        "last_failed": rfc3339(letter.last_failed_millis),
+        "written": rfc3339(letter.place.position.micros() / 1_000),
+        "stream": letter.place.stream.to_string(),
+        "cdc_time": letter.place.position.time.to_string(),
+        "cdc_batch_seq_no": letter.place.position.seq,
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// Everything.
+pub(super) fn whole(letter: &DeadLetter) -> Map<String, Value> {
+    let mut fields = outline(letter);
+    fields.insert("remedy".into(), json!(remedy(letter)));
+    if let Some(record) = &letter.record {
+        let headers: Map<String, Value> = record
+            .headers
+            .iter()
+            .map(|header| {
+                let value = header.value.as_deref().map_or(Value::Null, bytes);
+                (header.name.to_string(), value)
+            })
+            .collect();
+        fields.insert("headers".into(), Value::Object(headers));
+        let payload = record.payload.as_deref().map_or(Value::Null, bytes);
+        fields.insert("payload".into(), payload);
+        fields.insert("timestamp_millis".into(), json!(record.timestamp_millis));
+    }
+    fields
+}
+
+/// One line of a list.
+pub(super) fn line(letter: &DeadLetter) -> String {
+    let topic = letter.record.as_ref().map_or("-", |record| &*record.topic);
+    let kind = letter
+        .failure
+        .as_ref()
+        .map_or("-", |failure| &*failure.kind);
+    let id = match &*letter.label.event_id {
+        "" => "-",
+        id => id,
+    };
+    format!(
+        "{}  {:<11}  {kind:<14}  {id}  key {}  {topic}  {}",
+        rfc3339(letter.first_failed_millis),
+        letter.reason,
+        text(&letter.key),
+        letter.table,
+    )
+}
+
+/// A page about one dead letter.
+pub(super) fn page(letter: &DeadLetter) -> String {
+    let mut page = String::new();
+    let mut row = |name: &str, value: &str| {
+        let _ = writeln!(page, "{name:<14}{value}");
+    };
+    row("event", &letter.label.event_id);
+    row("type", letter.label.event_type.as_deref().unwrap_or("-"));
+    row("table", &letter.table);
+    row("key", &text(&letter.key));
+    if let Some(record) = &letter.record {
+        row("topic", &record.topic);
+    }
+    row("written", &rfc3339(letter.place.position.micros() / 1_000));
+    row("reason", letter.reason.name());
+    if let Some(failure) = &letter.failure {
+        row("error", &format!("{} ({})", failure.message, failure.kind));
+        row("attempts", &failure.attempts.to_string());
+        row("first failed", &rfc3339(letter.first_failed_millis));
+        row("last failed", &rfc3339(letter.last_failed_millis));
+    }
+    row("what to do", &remedy(letter));
+    if let Some(record) = &letter.record {
+        for header in &record.headers {
+            let value = header
+                .value
+                .as_deref()
+                .map_or_else(|| "null".to_owned(), text);
+            row("header", &format!("{}: {value}", header.name));
+        }
+        let payload = record
+            .payload
+            .as_deref()
+            .map_or_else(|| "null".to_owned(), text);
+        let size = record.payload.as_ref().map_or(0, bytes::Bytes::len);
+        let shown: String = payload.chars().take(SHOWN).collect();
+        let more = if shown.len() < payload.len() {
+            format!(" … ({size} bytes in all)")
+        } else {
+            String::new()
+        };
+        row("payload", &format!("{shown}{more}"));
+    }
+    page
+}
+
+/// What a replay or a removal did, or would do.
+pub(super) fn summary(action: Action, dry_run: bool, progress: &Progress) -> String {
+    let Progress {
+        matched,
+        keys,
+        planned,
+        published,
+        discarded,
+        skipped,
+        failed,
+    } = progress;
+    let of = format!("{matched} dead letters of {keys} keys are meant");
+    match (action, dry_run) {
+        (Action::Replay, true) => {
+            format!("{of}; {planned} would be published, with those that their order needs")
+        }
+        (Action::Discard, true) => format!("{of}; {planned} would be discarded"),
+        (Action::Replay, false) => {
+            let skipped = match skipped {
+                0 => String::new(),
+                n => format!(", {n} were no events"),
+            };
+            format!("{of}; {published} published, {failed} failed again{skipped}")
+        }
+        (Action::Discard, false) => format!("{of}; {discarded} discarded"),
+    }
+}

@@ -1,0 +1,71 @@
+//! Events that could not be published, kept in ScyllaDB until they are replayed or discarded.
+//!
+//! Owns the tables `dead_letters` and `requests` of the relay's keyspace, which keys are parked
+//! ([`parking`]), and the replay ([`replay`]). Invariants:
+//!
+//! 1. A dead letter is known by its place in the log: writing it again, after a crash, changes
+//!    nothing of why it is here.
+//! 2. The dead letters of a key are read, and replayed, in the order of their places.
+//! 3. A replayed event is removed only after Kafka has acknowledged it.
+//! 4. A parked key is released only when none of its dead letters is left.
+//!
+//! It does not decide what becomes a dead letter: the pipeline does.
+
+pub mod extent;
+pub mod filter;
+pub mod letter;
+pub mod parking;
+pub mod recode;
+pub mod replay;
+pub mod requests;
+pub mod store;
+pub mod task;
+
+use futures::future::BoxFuture;
+use std::sync::Arc;
+
+use crate::event::TableId;
+
+pub use letter::{DeadLetter, Failure, Label, Place, Reason};
+pub use parking::Parking;
+pub use store::{Error, Store};
+
+/// What of the dead letters a relay has to know when it starts.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The keys that are parked.
+    pub parking: Parking,
+    /// Whether some were exhausted, so that a replay may help.
+    pub exhausted: bool,
+}
+
+/// Looks for parked keys of these outbox tables, which are in the order of their ids.
+///
+/// # Errors
+///
+/// When they cannot be read.
+pub async fn load(store: &Store, tables: &[String], limit: usize) -> Result<Loaded, Error> {
+    let mut parking = Parking::new(limit);
+    let mut exhausted = false;
+    for (index, table) in tables.iter().enumerate() {
+        let table_id = TableId(index as u16);
+        let park = |parked: store::ParkedKey| {
+            exhausted |= parked.exhausted;
+            parking.park(table_id, &parked.key);
+        };
+        store.parked_keys(table, park).await?;
+    }
+    if !parking.is_empty() {
+        tracing::warn!(
+            keys = parking.len(),
+            "keys are parked: they have dead letters; see `outbox-relay dead-letters`"
+        );
+    }
+    Ok(Loaded { parking, exhausted })
+}
+
+/// Where the pipeline puts dead letters.
+pub trait Keep: Send + Sync {
+    /// Keeps a dead letter; when this returns, it is durable. May be called again with the same.
+    fn keep(&self, letter: Arc<DeadLetter>) -> BoxFuture<'static, Result<(), Error>>;
+}

@@ -1,0 +1,582 @@
+//! The table of dead letters.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
+use scylla::client::pager::TypedRowStream;
+use scylla::client::session::Session;
+use scylla::errors::{
+    ExecutionError, NextRowError, PagerExecutionError, PrepareError, TypeCheckError,
+};
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::value::{CqlTimestamp, CqlTimeuuid, MaybeUnset};
+use scylla::{DeserializeRow, SerializeRow};
+use scylla_cdc::cdc_types::StreamID;
+
+use super::Keep;
+use super::letter::{DeadLetter, Failure, Label, Place, Reason};
+use crate::event::{Header, Position, Record};
+
+/// Partitions over which the dead letters of one table are spread: a million of them are some
+/// 60,000 in each.
+pub const BUCKETS: i16 = 16;
+/// Rows of one page: with large payloads a page is still some megabytes.
+const PAGE_ROWS: i32 = 100;
+
+/// Why dead letters cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The tables are missing or look different.
+    #[error(
+        "prepare a statement for the dead letters in keyspace {keyspace} \
+         (`outbox-relay schema --apply` creates their tables)"
+    )]
+    Prepare {
+        /// The relay's keyspace.
+        keyspace: String,
+        /// What the driver says.
+        #[source]
+        source: Box<PrepareError>,
+    },
+    /// A read failed.
+    #[error("read dead letters")]
+    Read(#[from] Box<ReadError>),
+    /// A row is there and cannot be understood.
+    #[error("read a dead letter: its column {column} makes no sense")]
+    Form {
+        /// The column.
+        column: &'static str,
+    },
+    /// A write failed. It may be repeated.
+    #[error("write a dead letter")]
+    Write(#[source] Box<ExecutionError>),
+}
+
+/// Why rows could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The first page failed.
+    #[error(transparent)]
+    Execute(#[from] PagerExecutionError),
+    /// A column has another type.
+    #[error(transparent)]
+    Types(#[from] TypeCheckError),
+    /// A later page or a row failed.
+    #[error(transparent)]
+    Row(#[from] NextRowError),
+}
+
+/// The CQL that creates the tables in `keyspace`, which must exist. Each statement may be run
+/// again.
+pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
+    let keyspace = quoted(keyspace);
+    vec![
+        (
+            "dead_letters",
+            format!(
+                "CREATE TABLE IF NOT EXISTS {keyspace}.dead_letters (\n    \
+                 relay text,\n    \
+                 source text,\n    \
+                 bucket smallint,\n    \
+                 key blob,\n    \
+                 written timeuuid,\n    \
+                 seq int,\n    \
+                 stream blob,\n    \
+                 event_id text,\n    \
+                 event_type text,\n    \
+                 topic text,\n    \
+                 payload blob,\n    \
+                 headers frozen<list<frozen<tuple<text, blob>>>>,\n    \
+                 record_time bigint,\n    \
+                 reason text,\n    \
+                 parks boolean,\n    \
+                 error_kind text,\n    \
+                 error text,\n    \
+                 attempts int,\n    \
+                 first_failed timestamp,\n    \
+                 last_failed timestamp,\n    \
+                 PRIMARY KEY ((relay, source, bucket), key, written, seq, stream)\n)"
+            ),
+        ),
+        (
+            "requests",
+            format!(
+                "CREATE TABLE IF NOT EXISTS {keyspace}.requests (\n    \
+                 relay text,\n    \
+                 id timeuuid,\n    \
+                 request text,\n    \
+                 state text,\n    \
+                 progress text,\n    \
+                 PRIMARY KEY ((relay), id)\n) WITH default_time_to_live = 604800"
+            ),
+        ),
+    ]
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// In which partition the dead letters of a key lie. Never changes: it names a partition.
+pub fn bucket(key: &[u8]) -> i16 {
+    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, fnv);
+    ((hash >> 32) % BUCKETS as u64) as i16
+}
+
+type HeaderList = Vec<(String, Option<Vec<u8>>)>;
+
+#[derive(DeserializeRow)]
+struct LetterRow {
+    key: Vec<u8>,
+    written: CqlTimeuuid,
+    seq: i32,
+    stream: StreamID,
+    event_id: Option<String>,
+    event_type: Option<String>,
+    topic: Option<String>,
+    payload: Option<Vec<u8>>,
+    headers: Option<HeaderList>,
+    record_time: Option<i64>,
+    reason: Option<String>,
+    parks: Option<bool>,
+    error_kind: Option<String>,
+    error: Option<String>,
+    attempts: Option<i32>,
+    first_failed: Option<CqlTimestamp>,
+    last_failed: Option<CqlTimestamp>,
+}
+
+/// The same without what may be large.
+#[derive(DeserializeRow)]
+struct OutlineRow {
+    key: Vec<u8>,
+    written: CqlTimeuuid,
+    seq: i32,
+    stream: StreamID,
+    event_id: Option<String>,
+    event_type: Option<String>,
+    topic: Option<String>,
+    record_time: Option<i64>,
+    reason: Option<String>,
+    parks: Option<bool>,
+    error_kind: Option<String>,
+    error: Option<String>,
+    attempts: Option<i32>,
+    first_failed: Option<CqlTimestamp>,
+    last_failed: Option<CqlTimestamp>,
+}
+
+impl From<OutlineRow> for LetterRow {
+    fn from(row: OutlineRow) -> Self {
+        Self {
+            key: row.key,
+            written: row.written,
+            seq: row.seq,
+            stream: row.stream,
+            event_id: row.event_id,
+            event_type: row.event_type,
+            topic: row.topic,
+            payload: None,
+            headers: None,
+            record_time: row.record_time,
+            reason: row.reason,
+            parks: row.parks,
+            error_kind: row.error_kind,
+            error: row.error,
+            attempts: row.attempts,
+            first_failed: row.first_failed,
+            last_failed: row.last_failed,
+        }
+    }
+}
+
+const COLUMNS: &str = "key, written, seq, stream, event_id, event_type, topic, payload, headers, \
+                       record_time, reason, parks, error_kind, error, attempts, first_failed, \
+                       last_failed";
+
+#[derive(SerializeRow)]
+struct NewRow<'l> {
+    relay: &'l str,
+    source: &'l str,
+    bucket: i16,
+    key: &'l [u8],
+    written: CqlTimeuuid,
+    seq: i32,
+    stream: &'l StreamID,
+    event_id: &'l str,
+    event_type: Option<&'l str>,
+    topic: Option<&'l str>,
+    payload: Option<&'l [u8]>,
+    headers: Option<Vec<(&'l str, Option<&'l [u8]>)>>,
+    record_time: Option<i64>,
+    reason: MaybeUnset<&'l str>,
+    parks: bool,
+    error_kind: MaybeUnset<&'l str>,
+    error: MaybeUnset<&'l str>,
+    attempts: MaybeUnset<i32>,
+    first_failed: MaybeUnset<CqlTimestamp>,
+    last_failed: MaybeUnset<CqlTimestamp>,
+}
+
+/// Dead letters, one after the other.
+#[derive(Debug)]
+pub struct Walk {
+    source: String,
+    rows: TypedRowStream<OutlineRow>,
+}
+
+impl Walk {
+    /// The next one; `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// When a page cannot be read, or a row not understood.
+    pub async fn next(&mut self) -> Result<Option<DeadLetter>, Error> {
+        let row = self.rows.try_next().await.map_err(read_error)?;
+        row.map(|row| letter(&self.source, row.into())).transpose()
+    }
+}
+
+/// A key with dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedKey {
+    /// The key.
+    pub key: Bytes,
+    /// Whether any of its dead letters was exhausted.
+    pub exhausted: bool,
+}
+
+/// The dead letters of one relay.
+#[derive(Debug, Clone)]
+pub struct Store {
+    session: Arc<Session>,
+    relay: String,
+    insert: PreparedStatement,
+    fail: PreparedStatement,
+    delete: PreparedStatement,
+    scan: PreparedStatement,
+    keys: PreparedStatement,
+    of_key: PreparedStatement,
+    of_key_from: PreparedStatement,
+}
+
+impl Store {
+    /// Prepares the statements. The tables must exist.
+    pub async fn new(session: Arc<Session>, keyspace: &str, relay: &str) -> Result<Self, Error> {
+        let table = format!("{}.dead_letters", quoted(keyspace));
+        let prepare = async |cql: String| {
+            let prepared = session.prepare(cql).await;
+            let mut prepared = prepared.map_err(|source| Error::Prepare {
+                keyspace: keyspace.to_owned(),
+                source: Box::new(source),
+            })?;
+            prepared.set_is_idempotent(true);
+            prepared.set_page_size(PAGE_ROWS);
+            Ok::<_, Error>(prepared)
+        };
+        let partition = "relay = ? AND source = ? AND bucket = ?";
+        let place = format!("{partition} AND key = ? AND written = ? AND seq = ? AND stream = ?");
+        let columns: Vec<&str> = COLUMNS.split(", ").collect();
+        let insert = prepare(format!(
+            "INSERT INTO {table} (relay, source, bucket, {COLUMNS}) VALUES (?, ?, ?, {})",
+            vec!["?"; columns.len()].join(", ")
+        ));
+        let fail = prepare(format!(
+            "UPDATE {table} SET reason = ?, error_kind = ?, error = ?, attempts = ?, \
+             last_failed = ? WHERE {place}"
+        ));
+        let select = format!("SELECT {COLUMNS} FROM {table} WHERE {partition}");
+        let keys = format!("SELECT key, reason, parks FROM {table} WHERE {partition}");
+        Ok(Self {
+            insert: insert.await?,
+            fail: fail.await?,
+            delete: prepare(format!("DELETE FROM {table} WHERE {place}")).await?,
+            scan: prepare(select.replace(" payload, headers,", "")).await?,
+            keys: prepare(keys).await?,
+            of_key: prepare(format!("{select} AND key = ? LIMIT ?")).await?,
+            of_key_from: prepare(format!("{select} AND key = ? AND written >= ? LIMIT ?")).await?,
+            relay: relay.to_owned(),
+            session,
+        })
+    }
+
+    /// Writes a dead letter. Of one that is there already, a parked one changes nothing of why.
+    ///
+    /// # Errors
+    ///
+    /// When ScyllaDB does not acknowledge the write; it may have happened nevertheless.
+    pub async fn put(&self, letter: &DeadLetter) -> Result<(), Error> {
+        fn known<T>(known: bool, value: T) -> MaybeUnset<T> {
+            if known {
+                MaybeUnset::Set(value)
+            } else {
+                MaybeUnset::Unset
+            }
+        }
+        let failed = letter.reason != Reason::Parked;
+        let failure = letter.failure.clone().unwrap_or_default();
+        let record = letter.record.as_ref();
+        let row = NewRow {
+            relay: &self.relay,
+            source: &letter.table,
+            bucket: bucket(&letter.key),
+            key: &letter.key,
+            written: letter.place.position.time,
+            seq: letter.place.position.seq,
+            stream: &letter.place.stream,
+            event_id: &letter.label.event_id,
+            event_type: letter.label.event_type.as_deref(),
+            topic: record.map(|record| &*record.topic),
+            payload: record.and_then(|record| record.payload.as_deref()),
+            headers: record.map(headers),
+            record_time: record.map(|record| record.timestamp_millis),
+            reason: known(failed, letter.reason.name()),
+            parks: letter.parks,
+            error_kind: known(failed, &failure.kind),
+            error: known(failed, &failure.message),
+            attempts: known(failed, i32::try_from(failure.attempts).unwrap_or(i32::MAX)),
+            first_failed: known(failed, CqlTimestamp(letter.first_failed_millis)),
+            last_failed: known(failed, CqlTimestamp(letter.last_failed_millis)),
+        };
+        self.write(&self.insert, row).await
+    }
+
+    /// A replay of the dead letter has failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put`].
+    pub async fn failed_again(
+        &self,
+        letter: &DeadLetter,
+        reason: Reason,
+        failure: &Failure,
+        at_millis: i64,
+    ) -> Result<(), Error> {
+        let values = (
+            reason.name(),
+            &failure.kind,
+            &failure.message,
+            i32::try_from(failure.attempts).unwrap_or(i32::MAX),
+            CqlTimestamp(at_millis),
+            &self.relay,
+            &letter.table,
+            bucket(&letter.key),
+            &letter.key[..],
+            letter.place.position.time,
+            letter.place.position.seq,
+            &letter.place.stream,
+        );
+        self.write(&self.fail, values).await
+    }
+
+    /// Removes a dead letter.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put`].
+    pub async fn remove(&self, letter: &DeadLetter) -> Result<(), Error> {
+        let place = &letter.place;
+        let values = (
+            &self.relay,
+            &letter.table,
+            bucket(&letter.key),
+            &letter.key[..],
+            place.position.time,
+            place.position.seq,
+            &place.stream,
+        );
+        self.write(&self.delete, values).await
+    }
+
+    async fn write(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<(), Error> {
+        let written = self.session.execute_unpaged(statement, values).await;
+        written.map(drop).map_err(|e| Error::Write(Box::new(e)))
+    }
+
+    /// Looks at all dead letters of a table in one bucket, key by key and in the order of their
+    /// places, a page at a time. Their records are without payload and headers.
+    ///
+    /// # Errors
+    ///
+    /// When the first page cannot be read.
+    pub async fn walk(&self, source: &str, bucket: i16) -> Result<Walk, Error> {
+        let values = (&self.relay, source, bucket);
+        let rows = self.session.execute_iter(self.scan.clone(), values).await;
+        let rows = rows.map_err(read_error)?;
+        Ok(Walk {
+            source: source.to_owned(),
+            rows: rows.rows_stream::<OutlineRow>().map_err(read_error)?,
+        })
+    }
+
+    /// The keys of a table that are parked, bucket by bucket; each once.
+    ///
+    /// # Errors
+    ///
+    /// When a page cannot be read.
+    pub async fn parked_keys(
+        &self,
+        source: &str,
+        mut each: impl FnMut(ParkedKey),
+    ) -> Result<(), Error> {
+        type KeyRow = (Vec<u8>, Option<String>, Option<bool>);
+        for bucket in 0..BUCKETS {
+            let values = (&self.relay, source, bucket);
+            let rows = self.session.execute_iter(self.keys.clone(), values).await;
+            let rows = rows.map_err(read_error)?;
+            let mut rows = rows.rows_stream::<KeyRow>().map_err(read_error)?;
+            let mut parked: Option<ParkedKey> = None;
+            while let Some((key, reason, parks)) = rows.try_next().await.map_err(read_error)? {
+                if parks != Some(true) {
+                    continue;
+                }
+                let exhausted = reason.as_deref() == Some(Reason::Exhausted.name());
+                match &mut parked {
+                    Some(parked) if parked.key == key => parked.exhausted |= exhausted,
+                    _ => {
+                        let key = Bytes::from(key);
+                        parked
+                            .replace(ParkedKey { key, exhausted })
+                            .into_iter()
+                            .for_each(&mut each);
+                    }
+                }
+            }
+            parked.into_iter().for_each(&mut each);
+        }
+        Ok(())
+    }
+
+    /// The first `limit` dead letters of a key whose log rows were written at `from` or later, in
+    /// the order of their places.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read or understood.
+    pub async fn of_key(
+        &self,
+        source: &str,
+        key: &[u8],
+        from: Option<CqlTimeuuid>,
+        limit: i32,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        let (relay, bucket) = (&self.relay, bucket(key));
+        let rows = match from {
+            None => {
+                let values = (relay, source, bucket, key, limit);
+                self.session.execute_iter(self.of_key.clone(), values).await
+            }
+            Some(from) => {
+                let values = (relay, source, bucket, key, from, limit);
+                self.session
+                    .execute_iter(self.of_key_from.clone(), values)
+                    .await
+            }
+        };
+        let rows = rows.map_err(read_error)?;
+        let mut rows = rows.rows_stream::<LetterRow>().map_err(read_error)?;
+        let mut letters = Vec::new();
+        while let Some(row) = rows.try_next().await.map_err(read_error)? {
+            letters.push(letter(source, row)?);
+        }
+        Ok(letters)
+    }
+}
+
+impl Keep for Store {
+    fn keep(&self, letter: Arc<DeadLetter>) -> BoxFuture<'static, Result<(), Error>> {
+        let store = self.clone();
+        async move { store.put(&letter).await }.boxed()
+    }
+}
+
+fn read_error(error: impl Into<ReadError>) -> Error {
+    Error::Read(Box::new(error.into()))
+}
+
+fn headers(record: &Record) -> Vec<(&str, Option<&[u8]>)> {
+    record
+        .headers
+        .iter()
+        .map(|header| (&*header.name, header.value.as_deref()))
+        .collect()
+}
+
+fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
+    let reason = match row.reason.as_deref() {
+        None => Reason::Parked,
+        Some(reason) => reason
+            .parse()
+            .map_err(|_| Error::Form { column: "reason" })?,
+    };
+    let key = Bytes::from(row.key);
+    let record = row.topic.map(|topic| Record {
+        topic: topic.into(),
+        key: key.clone(),
+        payload: row.payload.map(Bytes::from),
+        headers: row
+            .headers
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, value)| Header {
+                name: name.into(),
+                value: value.map(Bytes::from),
+            })
+            .collect(),
+        timestamp_millis: row.record_time.unwrap_or(1),
+    });
+    let failure = (reason != Reason::Parked).then(|| Failure {
+        kind: row.error_kind.unwrap_or_default(),
+        message: row.error.unwrap_or_default(),
+        attempts: row
+            .attempts
+            .map_or(0, |n| u32::try_from(n).unwrap_or_default()),
+    });
+    let position = Position {
+        time: row.written,
+        seq: row.seq,
+    };
+    // A parked one did not fail; it is as old as its row.
+    let millis = |time: Option<CqlTimestamp>| time.map_or(position.micros() / 1000, |t| t.0);
+    Ok(DeadLetter {
+        table: source.to_owned(),
+        key,
+        place: Place {
+            position,
+            stream: row.stream,
+        },
+        label: Label {
+            event_id: row.event_id.unwrap_or_default(),
+            event_type: row.event_type,
+        },
+        reason,
+        failure,
+        parks: row.parks.unwrap_or(true),
+        record,
+        first_failed_millis: millis(row.first_failed),
+        last_failed_millis: millis(row.last_failed),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_of_a_key_never_changes() {
+        assert_eq!(
+            [&b""[..], b"a", b"order-1", b"order-2"].map(bucket),
+            [4, 12, 15, 15]
+        );
+        assert!((0..=255).all(|byte| (0..BUCKETS).contains(&bucket(&[byte]))));
+    }
+}

@@ -1,0 +1,387 @@
+//! Who may publish in the name of a relay: one process at a time.
+//!
+//! Owns the table `owners` of the relay's keyspace. Two processes of one relay's name would publish
+//! everything twice and could not keep the order of a key; a replay beside a running relay could
+//! not either. Invariants:
+//!
+//! 1. A process owns a relay's name from a lightweight transaction that took it until it releases
+//!    it, another one takes it over, or [`LEASE`] passes without a renewal.
+//! 2. It is taken over before that only from a process of the same host that is known to be gone.
+//!
+//! It does not stop what an owner does that has lost its name: the runtime does.
+
+use std::fmt;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use scylla::client::session::Session;
+use scylla::errors::{ExecutionError, IntoRowsResultError, PrepareError, RowsError};
+use scylla::response::query_result::QueryResult;
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::prepared::PreparedStatement;
+use scylla::value::{CqlTimestamp, CqlValue, Row};
+use uuid::Uuid;
+
+/// How long an owner that renews nothing keeps the name. A relay that is killed and starts on
+/// another host waits at most this long.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// Pause between two renewals.
+pub const RENEW_EVERY: Duration = Duration::from_secs(3);
+
+/// Why the owner could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The table is missing or looks different.
+    #[error(
+        "prepare a statement for the owners in keyspace {keyspace} \
+         (`outbox-relay schema --apply` creates the table)"
+    )]
+    Prepare {
+        /// The relay's keyspace.
+        keyspace: String,
+        /// What the driver says.
+        #[source]
+        source: Box<PrepareError>,
+    },
+    /// The transaction failed; it may have been made.
+    #[error("read or write the owner of the relay's name")]
+    Execute(#[source] Box<ExecutionError>),
+    /// Its answer cannot be read.
+    #[error("read the answer of a lightweight transaction")]
+    Answer(#[source] Box<AnswerError>),
+}
+
+/// Why the answer of a transaction cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// It holds no rows.
+    #[error(transparent)]
+    NoRows(#[from] IntoRowsResultError),
+    /// Its rows have another form.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// A row cannot be read.
+    #[error(transparent)]
+    Row(#[from] scylla::errors::DeserializationError),
+    /// It does not say whether it was applied.
+    #[error("it does not say whether it was applied")]
+    Applied,
+}
+
+/// What a process does with a relay's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `outbox-relay run`.
+    Relay,
+    /// A command that replays or discards dead letters.
+    Command,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Relay => "relay",
+            Self::Command => "command",
+        }
+    }
+}
+
+/// Who owns a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    owner: Uuid,
+    place: String,
+    pid: i32,
+    started: i64,
+    role: String,
+}
+
+impl Holder {
+    /// Whether it is a running relay, which can be asked to do something.
+    pub fn is_relay(&self) -> bool {
+        self.role == Role::Relay.name()
+    }
+
+    /// Whether it is a process of this host that has ended.
+    fn is_gone(&self) -> bool {
+        Some(&self.place) == place().as_ref() && process_start(self.pid) != Some(self.started)
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = self.place.split(' ').next().unwrap_or_default();
+        write!(f, "a {} (process {} on {host})", self.role, self.pid)
+    }
+}
+
+/// The outcome of an attempt to own a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It is ours, for [`LEASE`].
+    Ours,
+    /// Somebody else has it.
+    Held(Holder),
+}
+
+/// The claim of this process on a relay's name.
+#[derive(Debug, Clone)]
+pub struct Ownership {
+    session: Arc<Session>,
+    relay: String,
+    me: Holder,
+    insert: PreparedStatement,
+    replace: PreparedStatement,
+    delete: PreparedStatement,
+}
+
+/// The CQL that creates the table in `keyspace`, which must exist.
+pub fn ddl(keyspace: &str) -> String {
+    format!(
+        "CREATE TABLE IF NOT EXISTS {}.owners (\n    \
+         relay text,\n    \
+         owner uuid,\n    \
+         place text,\n    \
+         pid int,\n    \
+         started bigint,\n    \
+         role text,\n    \
+         since timestamp,\n    \
+         PRIMARY KEY ((relay))\n)",
+        quoted(keyspace)
+    )
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl Ownership {
+    /// Prepares the statements. The table must exist. Nothing is claimed yet.
+    ///
+    /// # Errors
+    ///
+    /// When the table is missing or looks different.
+    pub async fn new(
+        session: Arc<Session>,
+        keyspace: &str,
+        relay: &str,
+        role: Role,
+    ) -> Result<Self, Error> {
+        let table = format!("{}.owners", quoted(keyspace));
+        let prepare = async |cql: String| {
+            let prepared = session.prepare(cql).await;
+            prepared.map_err(|source| Error::Prepare {
+                keyspace: keyspace.to_owned(),
+                source: Box::new(source),
+            })
+        };
+        let ttl = LEASE.as_secs();
+        let insert = prepare(format!(
+            "INSERT INTO {table} (relay, owner, place, pid, started, role, since) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS USING TTL {ttl}"
+        ));
+        let replace = prepare(format!(
+            "UPDATE {table} USING TTL {ttl} SET owner = ?, place = ?, pid = ?, started = ?, \
+             role = ?, since = ? WHERE relay = ? IF owner = ?"
+        ));
+        let delete = prepare(format!("DELETE FROM {table} WHERE relay = ? IF owner = ?"));
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        Ok(Self {
+            insert: insert.await?,
+            replace: replace.await?,
+            delete: delete.await?,
+            relay: relay.to_owned(),
+            me: Holder {
+                owner: Uuid::new_v4(),
+                place: place().unwrap_or_else(|| "unknown".to_owned()),
+                pid,
+                started: process_start(pid).unwrap_or_default(),
+                role: role.name().to_owned(),
+            },
+            session,
+        })
+    }
+
+    /// Claims the name, or renews the claim.
+    ///
+    /// # Errors
+    ///
+    /// When ScyllaDB does not answer; the claim may have been made, and is to be made again.
+    pub async fn claim(&self) -> Result<Claim, Error> {
+        let Some(holder) = self.insert().await? else {
+            return Ok(Claim::Ours);
+        };
+        let ours = holder.owner == self.me.owner;
+        if !ours && !holder.is_gone() {
+            return Ok(Claim::Held(holder));
+        }
+        Ok(match self.replace(&holder).await? {
+            None => Claim::Ours,
+            Some(other) => Claim::Held(other),
+        })
+    }
+
+    /// Gives the name up, if it is ours.
+    ///
+    /// # Errors
+    ///
+    /// When ScyllaDB does not answer. Then the lease ends by itself.
+    pub async fn release(&self) -> Result<(), Error> {
+        let values = (&self.relay, self.me.owner);
+        self.transaction(&self.delete, values).await.map(drop)
+    }
+
+    /// Takes the name if nobody has it; otherwise tells who.
+    async fn insert(&self) -> Result<Option<Holder>, Error> {
+        let me = &self.me;
+        let now = now();
+        let values = (
+            &self.relay,
+            me.owner,
+            &me.place,
+            me.pid,
+            me.started,
+            &me.role,
+            now,
+        );
+        self.transaction(&self.insert, values).await
+    }
+
+    /// Takes the name from `old` if it still has it; otherwise tells who has.
+    async fn replace(&self, old: &Holder) -> Result<Option<Holder>, Error> {
+        let me = &self.me;
+        let now = now();
+        let values = (
+            me.owner,
+            &me.place,
+            me.pid,
+            me.started,
+            &me.role,
+            now,
+            &self.relay,
+            old.owner,
+        );
+        self.transaction(&self.replace, values).await
+    }
+
+    /// `None` if it was applied, otherwise the row as it is; a row that is gone has no owner.
+    async fn transaction(
+        &self,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<Option<Holder>, Error> {
+        let answer = self.session.execute_unpaged(statement, values).await;
+        let answer = answer.map_err(|source| Error::Execute(Box::new(source)))?;
+        holder(answer).map_err(|source| Error::Answer(Box::new(source)))
+    }
+}
+
+fn now() -> CqlTimestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    CqlTimestamp(since.map_or(0, |since| since.as_millis() as i64))
+}
+
+fn holder(answer: QueryResult) -> Result<Option<Holder>, AnswerError> {
+    let rows = answer.into_rows_result()?;
+    let names: Vec<String> = rows
+        .column_specs()
+        .iter()
+        .map(|spec| spec.name().to_owned())
+        .collect();
+    let mut read = rows.rows::<Row>()?;
+    let row = read.next().ok_or(AnswerError::Applied)??;
+    let value = |name: &str| {
+        let at = names.iter().position(|known| known == name)?;
+        row.columns.get(at)?.clone()
+    };
+    match value("[applied]") {
+        Some(CqlValue::Boolean(true)) => return Ok(None),
+        Some(CqlValue::Boolean(false)) => {}
+        _ => return Err(AnswerError::Applied),
+    }
+    let text = |name| match value(name) {
+        Some(CqlValue::Text(text)) => text,
+        _ => String::new(),
+    };
+    Ok(Some(Holder {
+        owner: match value("owner") {
+            Some(CqlValue::Uuid(owner)) => owner,
+            _ => Uuid::nil(),
+        },
+        place: text("place"),
+        pid: match value("pid") {
+            Some(CqlValue::Int(pid)) => pid,
+            _ => 0,
+        },
+        started: match value("started") {
+            Some(CqlValue::BigInt(started)) => started,
+            _ => 0,
+        },
+        role: text("role"),
+    }))
+}
+
+/// Where process numbers mean the same: the host's name, its boot, and the namespace of its
+/// process numbers. `None` where the system does not tell.
+fn place() -> Option<String> {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!(
+        "{} {} {}",
+        host.trim(),
+        boot.trim(),
+        namespace.display()
+    ))
+}
+
+/// When a process started, in the system's own ticks; `None` if there is none of this number, or
+/// only its remains.
+fn process_start(pid: i32) -> Option<i64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may hold anything.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let state = fields.next()?;
+    (state != "Z").then(|| fields.nth(18)?.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me() -> Holder {
+        let pid = i32::try_from(std::process::id()).expect("a small number");
+        Holder {
+            owner: Uuid::new_v4(),
+            place: place().expect("tests run on Linux"),
+            pid,
+            started: process_start(pid).expect("this process runs"),
+            role: "relay".into(),
+        }
+    }
+
+    #[test]
+    fn a_process_is_gone_if_its_number_is_unused_or_used_again() {
+        assert!(!me().is_gone());
+        let reused = Holder {
+            started: me().started - 1,
+            ..me()
+        };
+        assert!(reused.is_gone());
+        let elsewhere = Holder {
+            place: "other boot pid:[1]".into(),
+            ..reused
+        };
+        assert!(!elsewhere.is_gone(), "nobody knows");
+        let unused = Holder {
+            pid: i32::MAX,
+            ..me()
+        };
+        assert!(unused.is_gone());
+        assert_eq!(
+            elsewhere.to_string(),
+            format!("a relay (process {} on other)", elsewhere.pid)
+        );
+    }
+}
