@@ -19,6 +19,11 @@ pub(crate) const ATTEMPT_FAILED: &str = "an attempt to publish failed";
 pub(crate) const READ_FAILED: &str = "a read of the log has failed";
 /// What it logs when checkpoints could not be written.
 pub(crate) const SAVE_FAILED: &str = "checkpoints were not saved";
+/// What it logs when the breaker opens, with another state behind it when it moves on.
+pub(crate) const BREAKER_OPENS: &str = "the breaker is open";
+pub(crate) const BREAKER_MOVES: &str = "the breaker moves";
+/// What it logs when an event becomes a dead letter.
+pub(crate) const DEAD_LETTER: &str = "an event becomes a dead letter";
 /// What it logs at the first SIGTERM or SIGINT.
 pub(crate) const STOP_ASKED: &str = "stop asked for";
 /// What a thread that panics writes.
@@ -162,6 +167,24 @@ impl RelayProcess {
     pub(crate) fn count(&self, text: &str) -> usize {
         let log = self.log.borrow();
         log.lines.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// How many lines contain `text` from each line with `begin` to the next one with `end`.
+    pub(crate) fn between(&self, begin: &str, end: &str, text: &str) -> Vec<usize> {
+        let log = self.log.borrow();
+        let mut counts = Vec::new();
+        let mut open = false;
+        for line in &log.lines {
+            if line.contains(begin) {
+                open = true;
+                counts.push(0);
+            } else if line.contains(end) {
+                open = false;
+            } else if open && line.contains(text) {
+                *counts.last_mut().unwrap_or(&mut 0) += 1;
+            }
+        }
+        counts
     }
 
     /// Waits until a line of the log contains `text`.
