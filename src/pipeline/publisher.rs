@@ -651,7 +651,7 @@ fn is_fatal<T>(result: &Result<T, DeliveryError>) -> bool {
         .is_err_and(|error| error.class() == Class::Fatal)
 }
 
-/// Says what fails, at most once per kind and [`LOG_EVERY`].
+/// Says what fails, at most once per kind and [`LOG_EVERY`]; the level DEBUG has it all.
 #[derive(Debug, Default)]
 struct FailureLog {
     kinds: HashMap<Kind, (Instant, u64)>,
@@ -664,6 +664,7 @@ impl FailureLog {
         let (last, suppressed) = match self.kinds.get_mut(&error.kind) {
             Some((last, suppressed)) if now < *last + LOG_EVERY => {
                 *suppressed += 1;
+                tracing::debug!(error = %error, attempt, "an attempt to publish failed");
                 return;
             }
             Some(entry) => *entry,

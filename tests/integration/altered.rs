@@ -19,7 +19,7 @@ async fn bench(broker: &Broker) -> Result<Bench> {
         direct: &broker.bootstrap,
         ..Setup::default()
     };
-    Bench::with(Database::start().await?, setup).await
+    Bench::set_up(Database::start().await?, setup).await
 }
 
 async fn run(bench: &Bench, cql: &str) -> Result<()> {

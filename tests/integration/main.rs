@@ -17,6 +17,7 @@ mod harness;
 mod late;
 mod login;
 mod logs;
+mod outage;
 mod reference;
 mod rows;
 mod stop;

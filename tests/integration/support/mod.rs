@@ -4,6 +4,7 @@
 //! - [`database`]: from `SCYLLA_URI`, else Docker, else the emulator in this process.
 //! - [`proxy`]: a network that can be broken, before a broker or a database.
 //! - [`relay`]: the built binary with a configuration of its own.
+//! - [`seed`]: random numbers that can be had again.
 //! - [`traffic`]: writes events and remembers each that was acknowledged.
 //! - [`collector`]: reads the topics from the beginning and remembers every record.
 //! - [`oracle`]: pure predicates on what was written and what was read.
@@ -16,6 +17,7 @@ pub(crate) mod kafka;
 pub(crate) mod oracle;
 pub(crate) mod proxy;
 pub(crate) mod relay;
+pub(crate) mod seed;
 pub(crate) mod traffic;
 
 use anyhow::{Result, ensure};

@@ -19,6 +19,11 @@ pub(crate) const ATTEMPT_FAILED: &str = "an attempt to publish failed";
 pub(crate) const READ_FAILED: &str = "a read of the log has failed";
 /// What it logs when checkpoints could not be written.
 pub(crate) const SAVE_FAILED: &str = "checkpoints were not saved";
+/// What it logs when the breaker opens, with another state behind it when it moves on.
+pub(crate) const BREAKER_OPENS: &str = "the breaker is open";
+pub(crate) const BREAKER_MOVES: &str = "the breaker moves";
+/// What it logs when an event becomes a dead letter.
+pub(crate) const DEAD_LETTER: &str = "an event becomes a dead letter";
 /// What it logs at the first SIGTERM or SIGINT.
 pub(crate) const STOP_ASKED: &str = "stop asked for";
 /// What a thread that panics writes.
@@ -37,13 +42,6 @@ pub(crate) struct Relay {
 impl Relay {
     pub(crate) fn new(yaml: &str) -> Result<Self> {
         Self::with(yaml, "")
-    }
-
-    /// Changes the first file, for what is started from now on.
-    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
-        let file = self.file("relay.yaml");
-        let yaml = fs::read_to_string(&file)?;
-        Ok(fs::write(file, edit(yaml))?)
     }
 
     /// With a second file that overrides the first one, key by key.
@@ -69,6 +67,12 @@ impl Relay {
         for file in ["relay.yaml", "more.yaml"] {
             command.arg("--config").arg(self.file(file));
         }
+    }
+
+    /// Changes the first file, for what is started next.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
+        let yaml = fs::read_to_string(self.file("relay.yaml"))?;
+        Ok(fs::write(self.file("relay.yaml"), edit(yaml))?)
     }
 
     /// Runs a command of the binary that ends by itself, and gives what it printed.
@@ -172,6 +176,24 @@ impl RelayProcess {
     pub(crate) fn count(&self, text: &str) -> usize {
         let log = self.log.borrow();
         log.lines.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// How many lines contain `text` from each line with `begin` to the next one with `end`.
+    pub(crate) fn between(&self, begin: &str, end: &str, text: &str) -> Vec<usize> {
+        let log = self.log.borrow();
+        let mut counts = Vec::new();
+        let mut open = false;
+        for line in &log.lines {
+            if line.contains(begin) {
+                open = true;
+                counts.push(0);
+            } else if line.contains(end) {
+                open = false;
+            } else if open && line.contains(text) {
+                *counts.last_mut().unwrap_or(&mut 0) += 1;
+            }
+        }
+        counts
     }
 
     /// Waits until a line of the log contains `text`.
