@@ -1,6 +1,8 @@
 # A small image of the relay alone, without the demo's database and broker.
 FROM rust:1-bookworm AS build
 WORKDIR /src
+# The image below has no libz.so: librdkafka's zlib is linked in.
+ENV LIBZ_SYS_STATIC=1
 COPY . .
 RUN cargo build --release --locked --no-default-features --bin outbox-relay
 

@@ -57,7 +57,7 @@ pub enum Error {
 pub enum AnswerError {
     /// It holds no rows.
     #[error(transparent)]
-    NoRows(#[from] IntoRowsResultError),
+    NoRows(#[from] Box<IntoRowsResultError>),
     /// Its rows have another form.
     #[error(transparent)]
     Rows(#[from] RowsError),
@@ -283,7 +283,7 @@ fn now() -> CqlTimestamp {
 }
 
 fn holder(answer: QueryResult) -> Result<Option<Holder>, AnswerError> {
-    let rows = answer.into_rows_result()?;
+    let rows = answer.into_rows_result().map_err(Box::new)?;
     let names: Vec<String> = rows
         .column_specs()
         .iter()

@@ -19,8 +19,9 @@ use scylla::policies::load_balancing::DefaultPolicy;
 
 use crate::config;
 
-/// Rows of `system_schema` that describe one table: column name, kind, position, type.
-type ColumnRow = (String, String, i32, String);
+/// Rows of `system_schema` that describe one table: column name, kind, position, clustering order,
+/// type.
+type ColumnRow = (String, String, i32, String, String);
 /// The extensions of one table, of which the CDC options are one.
 type ExtensionsRow = (Option<HashMap<String, Vec<u8>>>,);
 
@@ -115,6 +116,8 @@ pub struct ColumnDescription {
     pub name: String,
     /// Its place in the primary key, if it has one.
     pub kind: ColumnKind,
+    /// Whether rows are sorted by it in descending order; only for clustering columns.
+    pub descending: bool,
     /// Type in CQL, as `system_schema` spells it: `frozen<map<text, text>>`.
     pub cql_type: String,
 }
@@ -199,11 +202,12 @@ async fn read_columns(
     session: &Session,
     table: &config::TableName,
 ) -> Result<Vec<ColumnDescription>, Error> {
-    let query = "SELECT column_name, kind, position, type FROM system_schema.columns \
+    let query = "SELECT column_name, kind, position, clustering_order, type \
+                 FROM system_schema.columns \
                  WHERE keyspace_name = ? AND table_name = ?";
     let names = (&table.keyspace, &table.table);
     let rows: Vec<ColumnRow> = read(session, &table.to_string(), query, names).await?;
-    let describe = |(name, kind, position, cql_type): ColumnRow| ColumnDescription {
+    let describe = |(name, kind, position, order, cql_type): ColumnRow| ColumnDescription {
         name,
         kind: match kind.as_str() {
             "partition_key" => ColumnKind::PartitionKey(position as u16),
@@ -211,6 +215,7 @@ async fn read_columns(
             "static" => ColumnKind::Static,
             _ => ColumnKind::Regular,
         },
+        descending: order.eq_ignore_ascii_case("desc"),
         cql_type,
     };
     Ok(rows.into_iter().map(describe).collect())

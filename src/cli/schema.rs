@@ -10,7 +10,7 @@ use scylla::client::session::Session;
 use serde::Serialize;
 
 use super::OutputFormat;
-use crate::config::{Columns, Config, TableName};
+use crate::config::{Columns, Config, Outbox, TableName, TopicPart};
 use crate::schema::own_tables;
 use crate::scylla as cluster;
 
@@ -150,6 +150,7 @@ fn items(config: &Config, copies: usize) -> Result<Vec<Item>> {
         };
         let cql = outbox_writer::ddl(&name, &options)
             .with_context(|| format!("the CQL of outbox table {name}"))?;
+        let cql = with_columns(&cql, &further_columns(outbox));
         items.push(Item {
             name,
             cql,
@@ -172,6 +173,43 @@ fn keyspace(name: &str, copies: usize) -> Item {
     }
 }
 
+/// Columns that the mapping names beside those that the writer library knows.
+fn further_columns(outbox: &Outbox) -> Vec<String> {
+    let known: BTreeSet<&str> = outbox
+        .columns
+        .mapped()
+        .into_iter()
+        .filter(|(part, _)| *part != "traceparent")
+        .map(|(_, column)| column)
+        .collect();
+    let headers = outbox.headers.iter().map(|header| header.column.as_str());
+    let in_topic = outbox.topic.parts.iter().filter_map(|part| match part {
+        TopicPart::Column(column) => Some(column.as_str()),
+        TopicPart::Literal(_)
+        | TopicPart::AggregateType
+        | TopicPart::EventType
+        | TopicPart::Keyspace
+        | TopicPart::Table => None,
+    });
+    let further: BTreeSet<&str> = headers
+        .chain(in_topic)
+        .chain(outbox.columns.traceparent.as_deref())
+        .filter(|column| !known.contains(column))
+        .collect();
+    further.into_iter().map(ToOwned::to_owned).collect()
+}
+
+/// The CQL of a table with further text columns.
+fn with_columns(cql: &str, columns: &[String]) -> String {
+    const KEY: &str = "    PRIMARY KEY (";
+    let mut lines = String::new();
+    for column in columns {
+        lines.extend(["    \"", &column.replace('"', "\"\""), "\" text,\n"]);
+    }
+    lines.push_str(KEY);
+    cql.replacen(KEY, &lines, 1)
+}
+
 /// The writer library's words for the relay's column mapping.
 fn layout(columns: &Columns) -> Layout {
     Layout {
@@ -183,5 +221,44 @@ fn layout(columns: &Columns) -> Layout {
         content_type: columns.content_type.clone(),
         headers: columns.headers.clone(),
         created_at: columns.created_at.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    #[test]
+    fn an_outbox_table_has_every_column_that_the_mapping_names() {
+        let sources = Sources {
+            set: vec![
+                "outboxes=[{\"table\":\"billing.events\",\"topic\":\"billing.{column:region}\",\
+                 \"columns\":{\"traceparent\":\"trace\",\"key\":\"account\"},\
+                 \"headers\":{\"region\":\"region\",\"owner\":\"account\"}}]"
+                    .to_owned(),
+            ],
+            ..Sources::default()
+        };
+        let config = sources.load().expect("a right configuration").config;
+        let items = items(&config, 1).expect("valid names");
+        let table = items.last().expect("the outbox table");
+        let columns: Vec<&str> = table
+            .cql
+            .lines()
+            .filter_map(|line| line.strip_prefix("    "))
+            .collect();
+        assert_eq!(
+            &columns[columns.len() - 4..],
+            [
+                "created_at timestamp,",
+                "\"region\" text,",
+                "\"trace\" text,",
+                "PRIMARY KEY ((account), id)"
+            ],
+            "{}",
+            table.cql
+        );
+        assert_eq!(table.cql.matches("account text").count(), 1);
     }
 }

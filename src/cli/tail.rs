@@ -33,9 +33,9 @@ const WAITING: usize = 100;
 /// Arguments of `tail`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  outbox-relay tail --table shop.outbox_messages\n  \
-                  outbox-relay tail --table shop.outbox_messages --from earliest --limit 10 \
-                  --output json"
+    after_help = "Examples:\n  outbox-relay tail --config relay.yaml --table shop.outbox_messages\n  \
+                  outbox-relay tail --config relay.yaml --table shop.outbox_messages \
+                  --from earliest --limit 10 --output json"
 )]
 pub struct Args {
     /// The outbox table, as it is configured: keyspace.table.
@@ -141,23 +141,33 @@ fn text(record: &Record) -> String {
         .headers
         .iter()
         .map(|header| {
-            let value = header
-                .value
-                .as_deref()
-                .map_or("null".into(), String::from_utf8_lossy);
-            format!("{}={value}", header.name)
+            let value = printable(header.value.as_deref());
+            format!("{}={value}", printable(Some(header.name.as_bytes())))
         })
         .collect();
-    let payload = record
-        .payload
-        .as_deref()
-        .map_or("null".into(), String::from_utf8_lossy);
     format!(
-        "{}  {}  {}  {payload}",
+        "{}  {}  {}  {}",
         record.topic,
-        String::from_utf8_lossy(&record.key),
-        headers.join(" ")
+        printable(Some(&record.key)),
+        headers.join(" "),
+        printable(record.payload.as_deref())
     )
+}
+
+/// Text for a terminal: control characters, which could end the line or do worse, are escaped.
+fn printable(value: Option<&[u8]>) -> String {
+    let Some(bytes) = value else {
+        return "null".to_owned();
+    };
+    let mut text = String::with_capacity(bytes.len());
+    for character in String::from_utf8_lossy(bytes).chars() {
+        if character.is_control() {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
+    }
+    text
 }
 
 fn object(record: &Record) -> Value {
@@ -267,6 +277,11 @@ mod tests {
                 "headers": { "id": null }, "payload": { "hex": "ff01" },
             })
         );
-        assert_eq!(text(&record), "orders  k  id=null  \u{fffd}\u{1}");
+        assert_eq!(text(&record), "orders  k  id=null  \u{fffd}\\u{1}");
+        let escape = Record {
+            payload: Some(Bytes::from_static(b"a\n\x1b[2Jb")),
+            ..record
+        };
+        assert_eq!(text(&escape), "orders  k  id=null  a\\n\\u{1b}[2Jb");
     }
 }

@@ -64,17 +64,21 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A configuration that cannot be used: everything that is wrong with it.
+/// A configuration that cannot be used: everything that is wrong with it, a line each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the configuration has {}", count(.problems.len()))]
 pub struct Error {
     /// The problems, at least one, in the order of files and lines.
     pub problems: Vec<Problem>,
 }
 
-fn count(problems: usize) -> String {
-    match problems {
-        1 => "a problem".to_owned(),
-        n => format!("{n} problems"),
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.problems.len() {
+            1 => write!(f, "the configuration has a problem:")?,
+            n => write!(f, "the configuration has {n} problems:")?,
+        }
+        self.problems
+            .iter()
+            .try_for_each(|problem| write!(f, "\n  {problem}"))
     }
 }

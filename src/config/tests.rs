@@ -433,3 +433,19 @@ fn the_schema_describes_every_key() {
         assert!(text.contains(&format!("\"{key}\":")), "{key}");
     }
 }
+
+#[test]
+fn an_error_lists_every_problem() {
+    let problem = |key: &str, message: &str| Problem {
+        path: path::Path::root().key(key),
+        origin: Origin::Flag("--set".to_owned()),
+        message: message.to_owned(),
+    };
+    let error = Error {
+        problems: vec![problem("a", "is wrong"), problem("b", "is missing")],
+    };
+    assert_eq!(
+        error.to_string(),
+        "the configuration has 2 problems:\n  flag --set: a: is wrong\n  flag --set: b: is missing"
+    );
+}

@@ -353,7 +353,7 @@ impl Run {
         }
         let run = Arc::clone(self);
         keys.spawn(async move {
-            let one = Key { run, table, key };
+            let one = OneKey { run, table, key };
             match one.run.order.action {
                 Action::Replay => one.replay(decision, loose).await,
                 Action::Discard => one.discard().await,
@@ -369,13 +369,14 @@ enum Done {
     Failed,
 }
 
-struct Key {
+/// What is done with one key.
+struct OneKey {
     run: Arc<Run>,
     table: TableId,
     key: Bytes,
 }
 
-impl Key {
+impl OneKey {
     fn store(&self) -> &Store {
         &self.run.replayer.store
     }
@@ -577,11 +578,11 @@ struct Cursor {
 
 impl Cursor {
     /// The next dead letters of the key, without those that were left.
-    async fn page(&self, key: &Key) -> Result<Vec<DeadLetter>, Error> {
+    async fn page(&self, of: &OneKey) -> Result<Vec<DeadLetter>, Error> {
         let from = self.last.as_ref().map(|place| place.position.time);
         // Those that were left at this time are read once more.
         let limit = PAGE.saturating_add(i32::try_from(self.left.len()).unwrap_or(i32::MAX));
-        let letters = key.store().of_key(key.table_name(), &key.key, from, limit);
+        let letters = of.store().of_key(of.table_name(), &of.key, from, limit);
         let mut letters = letters.await?;
         letters.retain(|letter| !self.left.contains(&letter.place));
         Ok(letters)

@@ -198,6 +198,9 @@ const COLUMNS: &str = "key, written, seq, stream, event_id, event_type, topic, p
                        record_time, reason, parks, error_kind, error, attempts, first_failed, \
                        last_failed";
 
+/// Name and value of a header.
+type HeaderPair<'l> = (&'l str, Option<&'l [u8]>);
+
 #[derive(SerializeRow)]
 struct NewRow<'l> {
     relay: &'l str,
@@ -208,11 +211,11 @@ struct NewRow<'l> {
     seq: i32,
     stream: &'l StreamID,
     event_id: &'l str,
-    event_type: Option<&'l str>,
-    topic: Option<&'l str>,
-    payload: Option<&'l [u8]>,
-    headers: Option<Vec<(&'l str, Option<&'l [u8]>)>>,
-    record_time: Option<i64>,
+    event_type: MaybeUnset<&'l str>,
+    topic: MaybeUnset<&'l str>,
+    payload: MaybeUnset<&'l [u8]>,
+    headers: MaybeUnset<Vec<HeaderPair<'l>>>,
+    record_time: MaybeUnset<i64>,
     reason: MaybeUnset<&'l str>,
     parks: bool,
     error_kind: MaybeUnset<&'l str>,
@@ -317,6 +320,9 @@ impl Store {
                 MaybeUnset::Unset
             }
         }
+        fn given<T>(value: Option<T>) -> MaybeUnset<T> {
+            value.map_or(MaybeUnset::Unset, MaybeUnset::Set)
+        }
         let failed = letter.reason != Reason::Parked;
         let failure = letter.failure.clone().unwrap_or_default();
         let record = letter.record.as_ref();
@@ -329,11 +335,11 @@ impl Store {
             seq: letter.place.position.seq,
             stream: &letter.place.stream,
             event_id: &letter.label.event_id,
-            event_type: letter.label.event_type.as_deref(),
-            topic: record.map(|record| &*record.topic),
-            payload: record.and_then(|record| record.payload.as_deref()),
-            headers: record.map(headers),
-            record_time: record.map(|record| record.timestamp_millis),
+            event_type: given(letter.label.event_type.as_deref()),
+            topic: given(record.map(|record| &*record.topic)),
+            payload: given(record.and_then(|record| record.payload.as_deref())),
+            headers: given(record.map(headers)),
+            record_time: given(record.map(|record| record.timestamp_millis)),
             reason: known(failed, letter.reason.name()),
             parks: letter.parks,
             error_kind: known(failed, &failure.kind),
@@ -503,7 +509,7 @@ fn read_error(error: impl Into<ReadError>) -> Error {
     Error::Read(Box::new(error.into()))
 }
 
-fn headers(record: &Record) -> Vec<(&str, Option<&[u8]>)> {
+fn headers(record: &Record) -> Vec<HeaderPair<'_>> {
     record
         .headers
         .iter()

@@ -597,7 +597,7 @@ mod check {
                 "payload" if outbox.payload_format == ValueFormat::Bytes => {
                     look(part, column, BYTES, &is_bytes);
                 }
-                "key" | "payload" => look(part, column, "", &|_| true),
+                "payload" => look(part, column, "", &|_| true),
                 "created_at" => look(part, column, CREATED_AT, &is_time),
                 "headers" => look(part, column, HEADER_MAP, &is_header_map),
                 _ => look(part, column, SCALAR, &is_scalar),

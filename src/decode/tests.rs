@@ -415,6 +415,23 @@ fn a_mapping_says_all_that_is_wrong_with_it() {
 }
 
 #[test]
+fn a_key_is_a_scalar() {
+    let mut outbox = outbox();
+    outbox.columns.key = "headers".into();
+    outbox.columns.headers = None;
+    let error = Decoder::new(&outbox, &table()).expect_err("a map cannot be a key");
+    assert_eq!(
+        error.problems,
+        [MappingProblem::Type {
+            column: "headers".into(),
+            part: "key".into(),
+            found: "map<text, text>".into(),
+            needed: "use a column of a scalar type, such as text or uuid",
+        }]
+    );
+}
+
+#[test]
 fn what_a_preset_maps_may_be_missing() {
     let mut outbox = outbox();
     outbox.columns.optional = BTreeSet::from(["traceparent", "created_at"]);

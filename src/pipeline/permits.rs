@@ -199,32 +199,32 @@ impl Handle {
 
     /// Publishes a dead letter, before anything else of its key, which is parked. The caller
     /// replays the dead letters of a key one after the other.
-    pub async fn replay(&self, replay: Replay) -> Result<Replayed, Closed> {
+    pub async fn replay(&self, wanted: Replay) -> Result<Replayed, Closed> {
         let Replay {
             table,
             record,
             label,
             attempts,
-        } = replay;
-        let (reply, replied) = oneshot::channel();
+        } = wanted;
+        let (reply, answer) = oneshot::channel();
         let key = record.key.clone();
         let owner = Owner::Replay { reply, attempts };
         let content = Content::Record(record);
         self.admit(table, key, label, content, owner).await?;
-        replied.await.map_err(|_| Closed)
+        answer.await.map_err(|_| Closed)
     }
 
     /// See [`Parking::quiet`](crate::dead_letters::Parking::quiet).
     pub async fn quiet(&self, table: TableId, key: Bytes) -> Result<Quiet, Closed> {
-        let (reply, replied) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let command = Command::Quiet { table, key, reply };
         self.commands.send(command).map_err(|_| Closed)?;
-        replied.await.map_err(|_| Closed)
+        answer.await.map_err(|_| Closed)
     }
 
     /// See [`Parking::release`](crate::dead_letters::Parking::release).
     pub async fn release(&self, table: TableId, key: Bytes, since: u32) -> Result<bool, Closed> {
-        let (reply, replied) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let command = Command::Release {
             table,
             key,
@@ -232,7 +232,7 @@ impl Handle {
             reply,
         };
         self.commands.send(command).map_err(|_| Closed)?;
-        replied.await.map_err(|_| Closed)
+        answer.await.map_err(|_| Closed)
     }
 
     /// The state of the breaker before Kafka.

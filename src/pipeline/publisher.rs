@@ -34,6 +34,8 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
 /// Failures of one kind are logged once in this time, with their number.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// Dead letters named in the log in this time.
+const LOGGED_BURIALS: u64 = 20;
 
 /// What a pipeline did, said at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -500,7 +502,7 @@ impl Pipeline {
             last_failed_millis: now,
         };
         if let Some(failure) = &letter.failure {
-            self.failures.log_buried(&letter, failure);
+            self.failures.log_buried(&letter, failure, Instant::now());
         }
         keeper.take(item, letter);
     }
@@ -653,6 +655,8 @@ fn is_fatal<T>(result: &Result<T, DeliveryError>) -> bool {
 #[derive(Debug, Default)]
 struct FailureLog {
     kinds: HashMap<Kind, (Instant, u64)>,
+    /// Since when, and how many, events became dead letters.
+    buried: Option<(Instant, u64)>,
 }
 
 impl FailureLog {
@@ -677,8 +681,21 @@ impl FailureLog {
         );
     }
 
-    /// Says that an event became a dead letter: each, since a person must look at it.
-    fn log_buried(&self, letter: &DeadLetter, failure: &Failure) {
+    /// Says that an event became a dead letter, since a person must look at it: at most
+    /// [`LOGGED_BURIALS`] in [`LOG_EVERY`], so that a flood of them does not flood the log.
+    fn log_buried(&mut self, letter: &DeadLetter, failure: &Failure, now: Instant) {
+        let (since, count) = self.buried.get_or_insert((now, 0));
+        if now >= *since + LOG_EVERY {
+            if *count > LOGGED_BURIALS {
+                let unsaid = *count - LOGGED_BURIALS;
+                tracing::error!(unsaid, "more events became dead letters");
+            }
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count > LOGGED_BURIALS {
+            return;
+        }
         let remedy = Kind::from_name(&failure.kind).map(Kind::remedy);
         tracing::error!(
             table = letter.table,

@@ -62,7 +62,7 @@ pub(crate) fn config() -> Config {
         dead_letters: DeadLetters {
             on_permanent: OnPermanent::ParkKey,
             auto_replay: true,
-            auto_replay_interval: Duration::from_secs(60),
+            auto_replay_interval: Duration::from_mins(1),
             max_parked_keys: count(1_000),
             replay_concurrency: count(4),
         },

@@ -184,19 +184,18 @@ fn number(letter: &DeadLetter) -> u16 {
 
 impl Keep for Shelf {
     fn keep(&self, letter: Arc<DeadLetter>) -> BoxFuture<'static, Result<(), Error>> {
-        let refused = self
+        let fails = self
             .refusals
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(1)
             })
             .is_ok();
-        let shelf = self.clone();
+        let letters = Arc::clone(&self.letters);
         async move {
-            if refused {
+            if fails {
                 return Err(Error::Form { column: "none" });
             }
-            shelf
-                .letters
+            letters
                 .lock()
                 .expect("no test panics in here")
                 .push((*letter).clone());
@@ -416,7 +415,7 @@ async fn at_the_limit_of_parked_keys_an_event_holds_its_key() {
 async fn an_outage_amid_a_hundred_orders_loses_and_buries_nothing() {
     let start = Instant::now();
     // Kafka is away from the 41st attempt on, for ten minutes.
-    let away = move |send: u64| send >= 40 && start.elapsed() < Duration::from_secs(600);
+    let away = move |send: u64| send >= 40 && start.elapsed() < Duration::from_mins(10);
     let (mut relay, shelf) = with_shelf(testing::config(), move |send, _| {
         if away(send) {
             Step::Reject(Code::BrokerTransportFailure)
@@ -501,7 +500,7 @@ async fn a_replay_goes_first_and_its_key_is_released_when_nothing_is_left() {
         relay.submit("k").await;
     }
     relay.settled(2).await;
-    let replay = |letter: &DeadLetter| Replay {
+    let again = |letter: &DeadLetter| Replay {
         table: TableId(0),
         record: letter.record.clone().expect("a record"),
         label: letter.label.clone(),
@@ -510,7 +509,7 @@ async fn a_replay_goes_first_and_its_key_is_released_when_nothing_is_left() {
     let letters = shelf.kept();
     let failed = relay
         .handle
-        .replay(replay(&letters[0]))
+        .replay(again(&letters[0]))
         .await
         .expect("it runs");
     let Replayed::Failed(Reason::Permanent, failure) = failed else {
@@ -519,7 +518,7 @@ async fn a_replay_goes_first_and_its_key_is_released_when_nothing_is_left() {
     assert_eq!(failure.attempts, 2, "those before count too");
     broken.store(false, Ordering::Relaxed);
     for letter in &letters {
-        let replayed = relay.handle.replay(replay(letter)).await;
+        let replayed = relay.handle.replay(again(letter)).await;
         assert_eq!(replayed, Ok(Replayed::Published));
     }
     // An event that comes meanwhile joins the dead letters, and keeps the key parked.
@@ -535,7 +534,7 @@ async fn a_replay_goes_first_and_its_key_is_released_when_nothing_is_left() {
         Ok(false)
     );
     assert_eq!(shelf.of("k").len(), 3);
-    let replayed = relay.handle.replay(replay(&shelf.kept()[2])).await;
+    let replayed = relay.handle.replay(again(&shelf.kept()[2])).await;
     assert_eq!(replayed, Ok(Replayed::Published));
     let Ok(Quiet::Since(since)) = relay.handle.quiet(TableId(0), key.clone()).await else {
         panic!("no write is under way");

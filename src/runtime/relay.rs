@@ -133,6 +133,7 @@ pub async fn run(
     tracing::info!(
         published = summary.published,
         left = summary.left,
+        counters = %hooks.metrics,
         checkpointed = summary.checkpointed,
         "relay has stopped"
     );
@@ -212,7 +213,7 @@ impl Relay {
             tables.push(watched);
             relay.start_source(Name::source(&outbox.table), source);
         }
-        relay.start_monitor(config, &hooks.health, tables, session);
+        relay.start_monitor(config, &hooks.health, tables, session, metrics);
         Ok(relay)
     }
 
@@ -259,6 +260,7 @@ impl Relay {
         board: &Board,
         tables: Vec<Watched>,
         session: Arc<Session>,
+        metrics: Arc<Metrics>,
     ) {
         let probe = move || {
             let session = Arc::clone(&session);
@@ -271,7 +273,13 @@ impl Relay {
             }
         };
         let settings = config.supervision.clone();
-        let monitor = Arc::new(Monitor::new(board.clone(), settings, tables, probe));
+        let monitor = Arc::new(Monitor::new(
+            board.clone(),
+            settings,
+            tables,
+            metrics,
+            probe,
+        ));
         self.supervisor.start(Kind::HealthMonitor, move |phase| {
             let monitor = Arc::clone(&monitor);
             async move { monitor.run(phase).await }

@@ -98,7 +98,7 @@ async fn a_table_that_is_not_there_is_reported_and_stops_no_other() {
         assert_eq!(state(&Part::Task(Name::source(&TABLE))).name(), "ok");
         assert_eq!(state(&Part::Scylla).name(), "ok");
     };
-    let summary = soon(run(config, hooks.clone(), stop)).await;
+    let summary = soon(Box::pin(run(config, hooks.clone(), stop))).await;
     let summary = summary.expect("one table ends no relay");
     assert!(!summary.checkpointed, "that table has none");
     assert_eq!(hooks.metrics.failed_tasks.get(), 1);

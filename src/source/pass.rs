@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::changes::{Assembler, LogBatch, LogRow};
 use super::follower::{Kind, Outcome, Read};
 use super::intake::Intake;
-use super::reader::{self, LogReader, Range};
+use super::reader::{self, LogReader, MAX_STREAMS, Range};
 use crate::ack::{Ack, Registration, Settled, Tracker};
 use crate::event::{Position, RowKey};
 use crate::pipeline::{Closed, Taken};
@@ -127,6 +127,24 @@ impl<I: Intake> Pass<I> {
 
     /// Reads rows of `streams`, which begin at index `first` of the group, and hands them on.
     async fn read_rows(
+        &mut self,
+        streams: &[StreamID],
+        first: u16,
+        range: Range,
+    ) -> Result<Flow, Error> {
+        for (part, at) in streams
+            .chunks(MAX_STREAMS)
+            .zip((first..).step_by(MAX_STREAMS))
+        {
+            if let Some(ended) = self.read_part(part, at, range).await? {
+                return Ok(Some(ended));
+            }
+        }
+        Ok(None)
+    }
+
+    /// As [`Pass::read_rows`], for as many streams as one request may ask for.
+    async fn read_part(
         &mut self,
         streams: &[StreamID],
         first: u16,
@@ -251,26 +269,37 @@ impl<I: Intake> Pass<I> {
     /// Reads the keys of the range, then the rows that are unknown.
     async fn rescan(&mut self, range: Range) -> Result<Flow, Error> {
         let mut unknown: BTreeSet<(u16, i64)> = BTreeSet::new();
-        let mut from = PagingState::start();
-        loop {
-            if let Some(ended) = self.must_end() {
-                return Ok(Some(ended));
+        let streams = Arc::clone(&self.streams);
+        for (part, first) in streams.chunks(MAX_STREAMS).zip((0..).step_by(MAX_STREAMS)) {
+            let mut from = PagingState::start();
+            loop {
+                if let Some(ended) = self.must_end() {
+                    return Ok(Some(ended));
+                }
+                let page = {
+                    let _permit = self.shared.reads.acquire().await;
+                    self.shared.metrics.reads.add(1);
+                    self.reader.keys(part, range, from).await?
+                };
+                self.shared.metrics.rows_read.add(page.rows.len() as u64);
+                self.note_unknown(page.rows, first, &mut unknown);
+                let Some(next) = page.next else { break };
+                from = next;
             }
-            let page = {
-                let _permit = self.shared.reads.acquire().await;
-                self.shared.metrics.reads.add(1);
-                self.reader.keys(&self.streams, range, from).await?
-            };
-            self.shared.metrics.rows_read.add(page.rows.len() as u64);
-            {
-                let tracker = self.tracker.lock();
-                let rows = page.rows.iter().filter(|row| !tracker.knows(**row));
-                unknown.extend(rows.map(|row| (row.stream, row.position.micros())));
-            }
-            let Some(next) = page.next else { break };
-            from = next;
         }
         self.fetch(&unknown, range).await
+    }
+
+    /// Adds stream and microsecond of the rows that the tracker does not know. Their streams count
+    /// from `first`.
+    fn note_unknown(&self, rows: Vec<RowKey>, first: u16, unknown: &mut BTreeSet<(u16, i64)>) {
+        let tracker = self.tracker.lock();
+        for mut row in rows {
+            row.stream += first;
+            if !tracker.knows(row) {
+                unknown.insert((row.stream, row.position.micros()));
+            }
+        }
     }
 
     async fn fetch(&mut self, unknown: &BTreeSet<(u16, i64)>, range: Range) -> Result<Flow, Error> {
@@ -302,3 +331,6 @@ impl<I: Intake> Pass<I> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,8 @@
 //! 1. A read covers exactly the microseconds (after, upto]; the bounds are timeuuids made here.
 //! 2. A page is whole or an error: a row that cannot be understood fails the page, it is never
 //!    left out and never a panic.
-//! 3. Reads bypass ScyllaDB's row cache: a log row is read a few times and never again, and would
+//! 3. A list of the base table is a list in the rows: the log has it as a map of its cells.
+//! 4. Reads bypass ScyllaDB's row cache: a log row is read a few times and never again, and would
 //!    only push other rows out.
 //!
 //! It keeps no position and retries nothing.
@@ -13,7 +14,7 @@
 use std::sync::Arc;
 
 use scylla::client::session::Session;
-use scylla::cluster::metadata::{ColumnType, NativeType};
+use scylla::cluster::metadata::{CollectionType, ColumnType, NativeType};
 use scylla::errors::{
     DeserializationError, ExecutionError, IntoRowsResultError, PrepareError, RowsError,
 };
@@ -41,6 +42,11 @@ const LOG_COLUMNS: [(&str, NativeType); 6] = [
     ("cdc$ttl", NativeType::BigInt),
 ];
 const OPERATION: usize = 3;
+
+/// Streams of one request at most. ScyllaDB refuses to look for more partition keys at once
+/// (`max_partition_key_restrictions_per_query`, 100 by default), and a vnode of a node with more
+/// shards than that has more streams.
+pub const MAX_STREAMS: usize = 100;
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +144,8 @@ pub struct LogReader {
     session: Arc<Session>,
     description: TableDescription,
     columns: Arc<ChangeColumns>,
+    /// Whether the column at the same index of `columns` is a list that is not frozen.
+    lists: Vec<bool>,
     keys: Statements,
     rows: Statements,
 }
@@ -183,10 +191,12 @@ impl LogReader {
             .collect();
         let (keys, rows) = (statements(&keys).await?, statements(&all).await?);
         check_types(table, &rows.one)?;
+        let lists = lists(&columns, &description);
         Ok(Self {
             session,
             description,
             columns: Arc::new(columns),
+            lists,
             keys,
             rows,
         })
@@ -201,8 +211,12 @@ impl LogReader {
     pub fn column_types(&self) -> Vec<(String, ColumnType<'static>)> {
         let specs = self.rows.one.get_current_result_set_col_specs();
         let specs = specs.get().iter().skip(LOG_COLUMNS.len());
-        let owned = specs.map(|spec| (spec.name().to_owned(), spec.typ().clone().into_owned()));
-        owned.collect()
+        let owned = |(spec, is_list): (&ColumnSpec<'_>, &bool)| {
+            let found = spec.typ().clone().into_owned();
+            let found = if *is_list { list_type(found) } else { found };
+            (spec.name().to_owned(), found)
+        };
+        specs.zip(&self.lists).map(owned).collect()
     }
 
     /// The base table, as it was when this reader was opened.
@@ -210,8 +224,8 @@ impl LogReader {
         &self.description
     }
 
-    /// One page of the keys of a group's rows. `streams` must be in the order of the group; the
-    /// indexes of the rows refer to it.
+    /// One page of the keys of a group's rows. `streams` must be in the order of the group, and
+    /// [`MAX_STREAMS`] at most; the indexes of the rows refer to it.
     pub async fn keys(
         &self,
         streams: &[StreamID],
@@ -313,7 +327,11 @@ impl LogReader {
             .columns
             .names
             .iter()
-            .map(|name| row.take_value(name))
+            .zip(&self.lists)
+            .map(|(name, is_list)| {
+                let value = row.take_value(name);
+                if *is_list { value.map(list) } else { value }
+            })
             .collect();
         Ok(LogRow {
             stream,
@@ -422,6 +440,38 @@ fn columns(outbox: &Outbox, table: &TableDescription) -> ChangeColumns {
         }
     }
     columns
+}
+
+/// Which of `columns` are lists that are not frozen.
+fn lists(columns: &ChangeColumns, table: &TableDescription) -> Vec<bool> {
+    let is_list = |name: &String| {
+        let column = table.column(name);
+        column.is_some_and(|column| column.cql_type.starts_with("list<"))
+    };
+    columns.names.iter().map(is_list).collect()
+}
+
+/// The elements of a list, which the log has by the times of their cells.
+fn list(cells: CqlValue) -> CqlValue {
+    match cells {
+        CqlValue::Map(cells) => {
+            CqlValue::List(cells.into_iter().map(|(_, element)| element).collect())
+        }
+        other => other,
+    }
+}
+
+fn list_type(cells: ColumnType<'static>) -> ColumnType<'static> {
+    match cells {
+        ColumnType::Collection {
+            typ: CollectionType::Map(_, element),
+            frozen,
+        } => ColumnType::Collection {
+            typ: CollectionType::List(element),
+            frozen,
+        },
+        other => other,
+    }
 }
 
 async fn prepare(

@@ -39,6 +39,8 @@ const REOPEN_PAUSE_MICROS: i64 = 5_000_000;
 const LAST_SAVES: u32 = 5;
 /// Pause between them.
 const LAST_SAVE_PAUSE: Duration = Duration::from_millis(500);
+/// How long a source that has failed waits for what it has handed on to be settled.
+const GIVE_UP_GRACE: Duration = Duration::from_secs(5);
 /// Settlements taken at once.
 const SETTLED_AT_ONCE: usize = 4_096;
 
@@ -112,7 +114,11 @@ impl<O: OpenIntake> TableSource<O> {
             // Nothing was read, so there is nothing to save.
             () = stopping(&mut phase) => return Ok(()),
         };
-        running.run(phase).await
+        let ended = running.run(phase).await;
+        if ended.is_err() {
+            running.give_up().await;
+        }
+        ended
     }
 }
 
@@ -594,15 +600,47 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         );
     }
 
-    /// Takes what is left of reads and settlements, and saves everything that is settled.
-    async fn finish(&mut self) {
-        // The pipeline has ended, so a read that still hands on fails at once; one that waits for
-        // the database is given up.
+    /// Saves what is settled, also of what is settled soon, so that the next run repeats only what
+    /// the pipeline has not got rid of by then.
+    async fn give_up(&mut self) {
+        self.end_reads().await;
+        let deadline = Instant::now() + GIVE_UP_GRACE;
+        let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
+        while self.has_pending() {
+            let more = self.settled.recv_many(&mut settled, SETTLED_AT_ONCE);
+            if tokio::time::timeout_at(deadline, more).await.is_err() {
+                break;
+            }
+            self.settle(&mut settled);
+        }
+        let Some(store) = self.context.checkpoints.clone() else {
+            return;
+        };
+        let (groups, _) = self.unsaved(true);
+        if let Err(error) = store.save(&self.context.outbox.table, &groups).await {
+            self.save_failed(&error);
+        }
+    }
+
+    fn has_pending(&self) -> bool {
+        let mut groups = self.groups.iter();
+        groups.any(|group| group.tracker.lock().pending() > 0)
+    }
+
+    /// Ends the reads and takes what is left of saves.
+    async fn end_reads(&mut self) {
         self.reads.abort_all();
         while self.reads.join_next().await.is_some() {}
         while let Some(saved) = self.saves.join_next().await {
             self.saved(saved);
         }
+    }
+
+    /// Takes what is left of reads and settlements, and saves everything that is settled.
+    async fn finish(&mut self) {
+        // The pipeline has ended, so a read that still hands on fails at once; one that waits for
+        // the database is given up.
+        self.end_reads().await;
         let mut settled = Vec::new();
         while let Ok(one) = self.settled.try_recv() {
             settled.push(one);
@@ -712,3 +750,6 @@ fn is_about_the_table(error: &reader::Error) -> bool {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

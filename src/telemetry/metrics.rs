@@ -1,5 +1,6 @@
-//! Counters that the parts raise; later served as metrics, now logged and read by tests.
+//! Counters that the parts raise. They are logged once a minute and at the end, and read by tests.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter that only grows, or a gauge when it is set.
@@ -23,59 +24,88 @@ impl Value {
     }
 }
 
-/// All counters of one relay.
-#[derive(Debug, Default)]
-pub struct Metrics {
+/// Declares the counters, and how to list them.
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// All counters of one relay.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $($(#[doc = $doc])* pub $name: Value,)*
+        }
+
+        impl Metrics {
+            /// Every counter with its present value, by name.
+            pub fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name.get()),)*]
+            }
+        }
+    };
+}
+
+counters! {
     /// Log rows read, repeated reads included.
-    pub rows_read: Value,
+    rows_read,
     /// Reads (pages) sent to ScyllaDB.
-    pub reads: Value,
+    reads,
     /// Reads that failed.
-    pub read_errors: Value,
+    read_errors,
     /// Events handed to the pipeline.
-    pub events: Value,
+    events,
     /// Changes that are no event: updates, deletes, images.
-    pub skipped: Value,
+    skipped,
     /// Of these: updates of some columns.
-    pub skipped_updates: Value,
+    skipped_updates,
     /// Of these: deletes of rows, ranges and partitions.
-    pub skipped_deletes: Value,
+    skipped_deletes,
     /// Of these: pre- and post-images.
-    pub skipped_images: Value,
+    skipped_images,
     /// Rows that could not be decoded.
-    pub undecodable: Value,
+    undecodable,
     /// Rows first seen behind the tail.
-    pub late: Value,
+    late,
     /// Records acknowledged by Kafka.
-    pub published: Value,
+    published,
     /// Attempts that failed.
-    pub failed_attempts: Value,
+    failed_attempts,
     /// State of the breaker: 0 closed, 1 half-open, 2 open.
-    pub breaker_state: Value,
+    breaker_state,
     /// Times that the breaker has opened.
-    pub breaker_opened: Value,
+    breaker_opened,
     /// Dead letters written because the attempts were used up.
-    pub dead_letters_exhausted: Value,
+    dead_letters_exhausted,
     /// Dead letters written because Kafka refuses the event for good.
-    pub dead_letters_permanent: Value,
+    dead_letters_permanent,
     /// Dead letters written because a row cannot be made a record.
-    pub dead_letters_undecodable: Value,
+    dead_letters_undecodable,
     /// Events that joined an earlier dead letter of their key.
-    pub dead_letters_parked: Value,
+    dead_letters_parked,
     /// Writes of dead letters that failed.
-    pub dead_letter_errors: Value,
+    dead_letter_errors,
     /// Dead letters that were published after all.
-    pub replayed: Value,
+    replayed,
     /// Keys that are parked now.
-    pub parked_keys: Value,
+    parked_keys,
     /// Checkpoint rows written.
-    pub checkpoints: Value,
+    checkpoints,
     /// Checkpoint writes that failed.
-    pub checkpoint_errors: Value,
+    checkpoint_errors,
     /// Tasks started again after they had failed.
-    pub task_restarts: Value,
+    task_restarts,
     /// Of these failures: panics, which are defects.
-    pub task_panics: Value,
+    task_panics,
     /// Tasks that are reported as failed now (a gauge).
-    pub failed_tasks: Value,
+    failed_tasks,
+}
+
+/// The counters that are not zero, as they stand in the log.
+impl fmt::Display for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (name, value) in self.all().into_iter().filter(|(_, value)| *value > 0) {
+            let space = if first { "" } else { " " };
+            write!(f, "{space}{name}={value}")?;
+            first = false;
+        }
+        Ok(())
+    }
 }

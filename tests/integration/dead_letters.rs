@@ -144,7 +144,7 @@ async fn a_poison_event_parks_its_key_while_a_thousand_others_flow() -> Result<(
     }
 
     // Nothing has changed: the replay fails, and says so.
-    let replay = [
+    let again = [
         "dead-letters",
         "replay",
         "--key",
@@ -152,7 +152,7 @@ async fn a_poison_event_parks_its_key_while_a_thousand_others_flow() -> Result<(
         "--output",
         "json",
     ];
-    let output = bench.relay.output(&replay).await?;
+    let output = bench.relay.output(&again).await?;
     assert_eq!(output.status.code(), Some(1));
     let failed: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(
@@ -162,12 +162,12 @@ async fn a_poison_event_parks_its_key_while_a_thousand_others_flow() -> Result<(
     assert_eq!(list(&bench).await?[0]["attempts"], 2);
 
     kafka::set_topic(&broker.bootstrap, &topic, "max.message.bytes", LARGE_LIMIT).await?;
-    let dry = objects(&bench, &[&replay[..], &["--dry-run"]].concat()).await?;
+    let dry = objects(&bench, &[&again[..], &["--dry-run"]].concat()).await?;
     assert_eq!(
         (&dry[0]["planned"], &dry[0]["published"]),
         (&3.into(), &0.into())
     );
-    let done = objects(&bench, &replay).await?;
+    let done = objects(&bench, &again).await?;
     assert_eq!(
         (&done[0]["published"], &done[0]["failed"]),
         (&3.into(), &0.into())
@@ -238,7 +238,7 @@ async fn dead_letters_of_a_stopped_relay_are_replayed_or_discarded() -> Result<(
 
     kafka::set_topic(&broker.bootstrap, &topic, "max.message.bytes", LARGE_LIMIT).await?;
     // Two people at once: one does it, the other one is told or finds nothing left.
-    let replay = [
+    let again = [
         "dead-letters",
         "replay",
         "--all",
@@ -247,8 +247,7 @@ async fn dead_letters_of_a_stopped_relay_are_replayed_or_discarded() -> Result<(
         "--output",
         "json",
     ];
-    let (first, second) =
-        tokio::try_join!(bench.relay.output(&replay), bench.relay.output(&replay))?;
+    let (first, second) = tokio::try_join!(bench.relay.output(&again), bench.relay.output(&again))?;
     assert!(first.status.success() || second.status.success());
     assert_eq!(list(&bench).await?, Vec::<Value>::new());
 
@@ -274,10 +273,10 @@ async fn an_undecodable_row_is_a_dead_letter_that_can_be_mended() -> Result<()> 
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = Bench::with(&broker.bootstrap, |yaml| {
-        yaml.replacen("    topic:", "    payload_format: json\n    topic:", 1)
-    })
-    .await?;
+    let bench = Bench::new(&broker.bootstrap).await?;
+    bench
+        .relay
+        .rewrite(|yaml| yaml.replacen("    topic:", "    payload_format: json\n    topic:", 1))?;
     let writer = Writer::new(&bench).await?;
     let relay = bench.relay.start().await?;
     let mut ids = Vec::new();

@@ -4,6 +4,7 @@
 //! [`support`] for where broker and database come from.
 
 mod altered;
+mod backpressure;
 mod broker;
 mod broker_restart;
 mod check;

@@ -5,19 +5,21 @@
 //! 2. One *logged* batch carries one client-side timestamp, above that of every earlier batch of
 //!    this process.
 //! 3. Executing a [`PreparedBatch`] again writes the same ids and values; and the same timestamp
-//!    once an attempt may have been written.
-//! 4. No two events of a batch share an id; in a table clustered by the id, the ids of one
-//!    aggregate sort in the order of addition.
+//!    once an attempt may have been written, unless ScyllaDB does not take that timestamp any more.
+//! 4. No two events of a batch share an id; events of one aggregate are in the log in the order of
+//!    addition, or the batch is refused (a table by event id has no order and is not checked).
 //!
 //! Not here: retries. The driver's retry policy applies; see [`Batch::idempotent`].
 
+use crate::attempts::Attempts;
 use crate::cells::Cells;
 use crate::clock;
-use crate::error::Error;
+use crate::error::{Error, outcome_is_open};
 use crate::event::{Event, Payload};
 use crate::layout::Role;
 use crate::outbox::Inner;
 use crate::row::Value;
+use crate::table::BatchOrder;
 use scylla::client::session::Session;
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::Consistency;
@@ -53,6 +55,8 @@ struct Content {
     event_ids: Vec<Uuid>,
     seen: HashSet<Uuid>,
     last_of_aggregate: HashMap<String, Uuid>,
+    /// When the latest event was added, which may be part of the key.
+    added_millis: i64,
 }
 
 impl Batch {
@@ -162,7 +166,8 @@ impl Content {
         let id = event.id.unwrap_or_else(|| outbox.id_kind().generate());
         check_event(outbox, &event, id)?;
         self.check_id(outbox, &event.aggregate_id, id)?;
-        let now = clock::unix_millis();
+        let now = clock::unix_millis().max(self.added_millis);
+        self.added_millis = now;
         let row: Vec<Value> = outbox
             .columns
             .iter()
@@ -185,11 +190,15 @@ impl Content {
         if !self.seen.insert(id) {
             return Err(Error::DuplicateId { id });
         }
-        if !outbox.clustered_by_id {
+        if outbox.order == BatchOrder::None {
             return Ok(());
         }
-        match self.last_of_aggregate.insert(aggregate_id.to_owned(), id) {
-            Some(after) if outbox.id_kind().compare(after, id) != Ordering::Less => {
+        let Some(after) = self.last_of_aggregate.insert(aggregate_id.to_owned(), id) else {
+            return Ok(());
+        };
+        match outbox.order {
+            BatchOrder::Wrong(reason) => Err(Error::TableOrder { id, after, reason }),
+            _ if outbox.id_kind().compare(after, id) != Ordering::Less => {
                 Err(Error::IdOrder { id, after })
             }
             _ => Ok(()),
@@ -320,33 +329,42 @@ impl PreparedBatch {
     /// that it is published once. After a certain refusal a later call takes a new timestamp.
     ///
     /// ScyllaDB refuses a timestamp from before the streams of its log changed, which can hit a
-    /// batch that is under way just then; it is then sent once more with a new timestamp.
+    /// batch that is under way just then; it is then sent once more with a new timestamp. If an
+    /// earlier call had left its outcome open, the event can then be in the log twice, with one id.
     ///
     /// Cancel safety: a call that is dropped midway may or may not have written the batch, as after
     /// a timeout; call it again.
     pub async fn execute(&mut self, session: &Session) -> Result<Receipt, Error> {
-        match self.attempt(session).await {
-            Err(error) if !self.open && error.is_of_an_earlier_generation() => {
-                self.attempt(session).await
+        let timestamp = match self.batch.get_timestamp() {
+            Some(timestamp) if self.open => timestamp,
+            _ => clock::batch_timestamp(),
+        };
+        match self.attempt(session, timestamp).await {
+            Err(error) if error.is_of_an_earlier_generation() => {
+                self.attempt(session, clock::batch_timestamp()).await
             }
             outcome => outcome,
         }
     }
 
-    async fn attempt(&mut self, session: &Session) -> Result<Receipt, Error> {
+    async fn attempt(
+        &mut self,
+        session: &Session,
+        timestamp_micros: i64,
+    ) -> Result<Receipt, Error> {
         let was_open = self.open;
-        let timestamp_micros = match self.batch.get_timestamp() {
-            Some(timestamp) if was_open => timestamp,
-            _ => clock::batch_timestamp(),
-        };
+        let attempts = Arc::new(Attempts::default());
         self.batch.set_timestamp(Some(timestamp_micros));
+        self.batch.set_history_listener(Arc::clone(&attempts) as _);
         // From here on the batch may have been written, also if this call is dropped.
         self.open = true;
         let outcome = session.batch(&self.batch, &self.values).await;
         if let Err(source) = outcome {
-            let error = Error::Execute(Box::new(source));
-            self.open = was_open || error.may_have_been_written();
-            return Err(error);
+            self.open = was_open || attempts.any_open() || outcome_is_open(&source);
+            return Err(Error::Execute {
+                source: Box::new(source),
+                may_have_been_written: self.open,
+            });
         }
         Ok(Receipt {
             event_ids: self.event_ids.clone(),

@@ -266,10 +266,31 @@ pub enum Error {
         limit: usize,
     },
 
+    /// Two events of one aggregate stand in one batch, and the log would show them in another order
+    /// than that of addition, or as one row.
+    #[error(
+        "event {id} was added after event {after} of the same aggregate, and the table cannot keep \
+         their order in one batch: {reason}. Write them in two batches, or use the recommended table"
+    )]
+    TableOrder {
+        /// The event that was added later.
+        id: Uuid,
+        /// The event that was added earlier.
+        after: Uuid,
+        /// What is wrong with the table.
+        reason: &'static str,
+    },
+
     /// The database or the driver reported an error. Whether the batch was written all the same
     /// tells [`Error::may_have_been_written`].
     #[error("cannot write the batch")]
-    Execute(#[source] Box<ExecutionError>),
+    Execute {
+        /// The driver's error, which tells of its last attempt.
+        #[source]
+        source: Box<ExecutionError>,
+        /// Whether an attempt of this call, or an earlier call, may have written the batch.
+        may_have_been_written: bool,
+    },
 }
 
 impl Error {
@@ -279,10 +300,14 @@ impl Error {
     /// batchlog and bring it to an end up to a minute later. To learn the outcome, call
     /// [`PreparedBatch::execute`](crate::PreparedBatch::execute) of the *same* batch again: it
     /// writes the same ids with the same timestamp, so it is one event however often it is
-    /// written. `false` means that the batch was certainly refused.
+    /// written. `false` means that the batch was certainly refused, by every attempt that the
+    /// driver made, and that no earlier call of the same batch has left its outcome open.
     pub fn may_have_been_written(&self) -> bool {
         match self {
-            Self::Execute(source) => outcome_is_open(source),
+            Self::Execute {
+                may_have_been_written,
+                ..
+            } => *may_have_been_written,
             _ => false,
         }
     }
@@ -291,7 +316,7 @@ impl Error {
     ///
     /// It has no error code of its own for this, only the text.
     pub(crate) fn is_of_an_earlier_generation(&self) -> bool {
-        let Self::Execute(source) = self else {
+        let Self::Execute { source, .. } = self else {
             return false;
         };
         match source.as_ref() {
@@ -304,8 +329,9 @@ impl Error {
     }
 }
 
-/// Everything that is not a certain refusal counts as open.
-fn outcome_is_open(error: &ExecutionError) -> bool {
+/// Everything that is not a certain refusal counts as open. This looks at the last attempt alone; see
+/// [`Attempts`](crate::attempts::Attempts).
+pub(crate) fn outcome_is_open(error: &ExecutionError) -> bool {
     match error {
         ExecutionError::BadQuery(
             BadQuery::SerializationError(_)
@@ -315,16 +341,20 @@ fn outcome_is_open(error: &ExecutionError) -> bool {
         )
         | ExecutionError::EmptyPlan
         | ExecutionError::PrepareError(_)
-        | ExecutionError::ConnectionPoolError(_)
-        | ExecutionError::LastAttemptError(
-            RequestAttemptError::SerializationError(_)
-            | RequestAttemptError::CqlRequestSerialization(_)
-            | RequestAttemptError::UnableToAllocStreamId
-            | RequestAttemptError::RepreparedIdChanged { .. },
-        ) => false,
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => {
-            !is_refusal(error)
-        }
+        | ExecutionError::ConnectionPoolError(_) => false,
+        ExecutionError::LastAttemptError(error) => attempt_is_open(error),
+        _ => true,
+    }
+}
+
+/// Whether an attempt that ended in this error may have been written.
+pub(crate) fn attempt_is_open(error: &RequestAttemptError) -> bool {
+    match error {
+        RequestAttemptError::SerializationError(_)
+        | RequestAttemptError::CqlRequestSerialization(_)
+        | RequestAttemptError::UnableToAllocStreamId
+        | RequestAttemptError::RepreparedIdChanged { .. } => false,
+        RequestAttemptError::DbError(error, _) => !is_refusal(error),
         _ => true,
     }
 }
@@ -353,10 +383,10 @@ mod tests {
     use scylla::statement::Consistency;
     use std::time::Duration;
 
-    fn db(error: DbError) -> Error {
-        Error::Execute(Box::new(ExecutionError::LastAttemptError(
+    fn db(error: DbError) -> bool {
+        outcome_is_open(&ExecutionError::LastAttemptError(
             RequestAttemptError::DbError(error, String::new()),
-        )))
+        ))
     }
 
     #[test]
@@ -367,18 +397,20 @@ mod tests {
             required: 2,
             write_type: WriteType::BatchLog,
         };
-        assert!(db(timeout).may_have_been_written());
-        assert!(db(DbError::ServerError).may_have_been_written());
-        let client = ExecutionError::RequestTimeout(Duration::from_secs(1));
-        assert!(Error::Execute(Box::new(client)).may_have_been_written());
+        assert!(db(timeout));
+        assert!(db(DbError::ServerError));
+        assert!(outcome_is_open(&ExecutionError::RequestTimeout(
+            Duration::from_secs(1)
+        )));
     }
 
     #[test]
     fn a_change_of_streams_is_told_by_its_text() {
-        let invalid = |text: &str| {
-            Error::Execute(Box::new(ExecutionError::LastAttemptError(
+        let invalid = |text: &str| Error::Execute {
+            source: Box::new(ExecutionError::LastAttemptError(
                 RequestAttemptError::DbError(DbError::Invalid, text.to_owned()),
-            )))
+            )),
+            may_have_been_written: false,
         };
         let text = "cdc: attempted to get a stream from an earlier generation than the currently \
                     used one. With CDC you cannot send writes with timestamps too far into the past";
@@ -389,9 +421,9 @@ mod tests {
 
     #[test]
     fn refusals_do_not() {
-        assert!(!db(DbError::Invalid).may_have_been_written());
-        assert!(!db(DbError::Unauthorized).may_have_been_written());
-        assert!(!Error::Execute(Box::new(ExecutionError::EmptyPlan)).may_have_been_written());
+        assert!(!db(DbError::Invalid));
+        assert!(!db(DbError::Unauthorized));
+        assert!(!outcome_is_open(&ExecutionError::EmptyPlan));
         assert!(!Error::NoEvent.may_have_been_written());
     }
 }

@@ -24,8 +24,10 @@ const GREGORIAN_OFFSET: i64 = 0x01B2_1DD2_1381_4000;
 pub(crate) enum IdKind {
     /// `timeuuid`: version 1 only.
     Timeuuid,
-    /// `uuid` or text: any version; generated ids are of version 7.
+    /// `uuid`: any version; generated ids are of version 7.
     Uuid,
+    /// Text: as for `uuid`, in another order.
+    Text,
 }
 
 impl IdKind {
@@ -33,7 +35,7 @@ impl IdKind {
     pub(crate) fn generate(self) -> Uuid {
         match self {
             Self::Timeuuid => timeuuid(),
-            Self::Uuid => Uuid::now_v7(),
+            Self::Uuid | Self::Text => Uuid::now_v7(),
         }
     }
 
@@ -41,7 +43,7 @@ impl IdKind {
     pub(crate) fn accepts(self, id: Uuid) -> bool {
         match self {
             Self::Timeuuid => id.get_version_num() == 1,
-            Self::Uuid => true,
+            Self::Uuid | Self::Text => true,
         }
     }
 
@@ -49,16 +51,28 @@ impl IdKind {
     pub(crate) fn compare(self, a: Uuid, b: Uuid) -> Ordering {
         match self {
             Self::Timeuuid => CqlTimeuuid::from(a).cmp(&CqlTimeuuid::from(b)),
-            // ScyllaDB sorts a `uuid` by version first, then by its bytes; of version 1, whose
-            // times come before the bytes, the timeuuid order is the same.
+            // ScyllaDB sorts a `uuid` by version first, then by its bytes; of version 1 by the time
+            // and then by the low bytes, which are unsigned here.
             Self::Uuid => a.get_version_num().cmp(&b.get_version_num()).then_with(|| {
+                let (time, low) = (
+                    ticks(a).cmp(&ticks(b)),
+                    a.as_bytes()[8..].cmp(&b.as_bytes()[8..]),
+                );
                 match a.get_version_num() {
-                    1 => CqlTimeuuid::from(a).cmp(&CqlTimeuuid::from(b)),
+                    1 => time.then(low),
                     _ => a.as_bytes().cmp(b.as_bytes()),
                 }
             }),
+            // The text of a UUID is its bytes in hexadecimal.
+            Self::Text => a.as_bytes().cmp(b.as_bytes()),
         }
     }
+}
+
+/// The 60-bit time of a version 1 UUID.
+fn ticks(id: Uuid) -> u64 {
+    let (low, mid, high, _) = id.as_fields();
+    (u64::from(high & 0x0fff) << 48) | (u64::from(mid) << 32) | u64::from(low)
 }
 
 /// A version 1 UUID whose time is later than that of every earlier one of this process.
@@ -102,11 +116,26 @@ mod tests {
 
     #[test]
     fn ids_are_made_in_the_order_of_their_kind() {
-        for kind in [IdKind::Timeuuid, IdKind::Uuid] {
+        for kind in [IdKind::Timeuuid, IdKind::Uuid, IdKind::Text] {
             let ids: Vec<Uuid> = (0..10_000).map(|_| kind.generate()).collect();
             assert!(ascending(kind, &ids), "{kind:?}");
             assert!(ids.iter().all(|id| kind.accepts(*id)), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn each_kind_has_the_order_of_its_column() {
+        let with_low = |first: u8| assemble(1 << 50, [first, 0, 0, 0, 0, 0, 0, 0]);
+        let (small, large) = (with_low(0x7f), with_low(0x80));
+        assert_eq!(IdKind::Timeuuid.compare(small, large), Ordering::Greater);
+        assert_eq!(IdKind::Uuid.compare(small, large), Ordering::Less);
+        // The time of version 1 begins with its low bits, so its text is not in the order of time.
+        let (early, late) = (
+            assemble(0xffff_ffff, [0x80; 8]),
+            assemble(0x1_0000_0000, [0x80; 8]),
+        );
+        assert_eq!(IdKind::Uuid.compare(early, late), Ordering::Less);
+        assert_eq!(IdKind::Text.compare(early, late), Ordering::Greater);
     }
 
     #[test]

@@ -66,6 +66,10 @@
 //! its own, the events of one aggregate lie in different streams of the log, and **their order is
 //! not kept**: it would rest on timestamps of streams that are read one by one.
 //!
+//! In another table two events of one aggregate may come out of the log in another order than
+//! they were added in (it clusters by the id in descending order, or by another column first), or
+//! as one row (the id is not in its primary key). A batch takes only one event of an aggregate then.
+//!
 //! # What the ids are for
 //!
 //! Ids are made by this library unless an event brings its own: version 1 UUIDs for a `timeuuid`
@@ -83,6 +87,7 @@
 //! A batch of a single row (an event alone, stored) is sent as a logged batch, too; ScyllaDB
 //! leaves out the batchlog for it, as there is nothing to keep together.
 
+mod attempts;
 mod batch;
 mod cells;
 mod clock;
@@ -92,6 +97,7 @@ mod ids;
 mod layout;
 mod outbox;
 mod row;
+mod table;
 
 pub use batch::{Batch, PreparedBatch, Receipt};
 pub use error::Error;

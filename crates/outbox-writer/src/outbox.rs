@@ -1,7 +1,7 @@
 //! An outbox table, prepared for writing.
 //!
 //! Owns: the prepared statements, the limits, the columns' types. Opening an outbox checks what
-//! can be checked once: names, columns and their types, and that the table has a CDC log.
+//! can be checked once: names, columns and their types, the order of rows, and that CDC is on.
 //!
 //! Not here: the session. It is passed to each call, so an application uses one for everything.
 
@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::ids::IdKind;
 use crate::layout::{Identifier, Layout, Role, TableName};
 use crate::row::Column;
+use crate::table::{self, BatchOrder};
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use std::sync::Arc;
@@ -47,8 +48,8 @@ pub(crate) struct Inner {
     pub(crate) delete: Option<Delete>,
     pub(crate) columns: Vec<Column>,
     pub(crate) id: Column,
-    /// The ids decide the order of an aggregate's events.
-    pub(crate) clustered_by_id: bool,
+    /// What decides the order of an aggregate's events in one batch.
+    pub(crate) order: BatchOrder,
     pub(crate) limits: Limits,
 }
 
@@ -63,7 +64,7 @@ impl Outbox {
     /// Opens the outbox `table` (`keyspace.table`, or `table` in the session's keyspace) with the
     /// recommended columns and the default limits.
     ///
-    /// Fails if the table or a column is missing, has the wrong type, or has no CDC log.
+    /// Fails if the table or a column is missing, has the wrong type, or CDC is off.
     pub async fn new(session: &Session, table: &str) -> Result<Self, Error> {
         Self::builder().build(session, table).await
     }
@@ -183,7 +184,7 @@ impl OutboxBuilder {
         self
     }
 
-    /// Whether [`build`](Self::build) fails for a table without a CDC log, whose events would never
+    /// Whether [`build`](Self::build) fails for a table whose CDC is off, whose events would never
     /// be published. Default: `true`.
     #[must_use]
     pub fn require_cdc(mut self, require_cdc: bool) -> Self {
@@ -196,9 +197,8 @@ impl OutboxBuilder {
         let table = TableName::parse(table)?;
         let insert = prepare(session, self.insert_cql(&table)?).await?;
         let columns = self.typed_columns(&insert)?;
-        if self.require_cdc {
-            require_cdc(session, &insert, &table).await?;
-        }
+        let order =
+            table::inspect(session, &insert, &table, &self.layout, self.require_cdc).await?;
         let id = columns
             .iter()
             .find(|column| column.role == Role::Id)
@@ -222,7 +222,7 @@ impl OutboxBuilder {
                 delete,
                 columns,
                 id,
-                clustered_by_id: !partition.contains(&Role::Id),
+                order,
                 limits: self.limits,
             }),
         })
@@ -293,37 +293,5 @@ async fn prepare(session: &Session, statement: String) -> Result<PreparedStateme
             statement,
             source: Box::new(source),
         }),
-    }
-}
-
-/// A table with change data capture has a log table beside it.
-async fn require_cdc(
-    session: &Session,
-    insert: &PreparedStatement,
-    table: &TableName,
-) -> Result<(), Error> {
-    let (Some(keyspace), Some(name)) = (insert.get_keyspace_name(), insert.get_table_name()) else {
-        return Ok(());
-    };
-    let log = format!("{name}_scylla_cdc_log");
-    let cql = "SELECT table_name FROM system_schema.tables \
-               WHERE keyspace_name = ? AND table_name = ?";
-    let read_schema = |source| Error::ReadSchema {
-        table: table.to_string(),
-        source: Box::new(source),
-    };
-    let result = session
-        .query_unpaged(cql, (keyspace, log))
-        .await
-        .map_err(read_schema)?;
-    let found = result
-        .into_rows_result()
-        .is_ok_and(|rows| rows.rows_num() > 0);
-    if found {
-        Ok(())
-    } else {
-        Err(Error::CdcOff {
-            table: table.to_string(),
-        })
     }
 }

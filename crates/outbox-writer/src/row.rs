@@ -104,6 +104,7 @@ impl Column {
     pub(crate) fn id_kind(&self) -> IdKind {
         match self.kind {
             Kind::Timeuuid => IdKind::Timeuuid,
+            Kind::Text => IdKind::Text,
             _ => IdKind::Uuid,
         }
     }

@@ -64,6 +64,12 @@ async fn count(session: &Session, table: &str) -> Result<i64, Box<dyn StdError>>
     Ok(rows.single_row::<(i64,)>()?.0)
 }
 
+fn now_micros() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_micros() as i64)
+}
+
 fn placed(key: &str) -> Event {
     Event::new("order", key, "Placed").text("{}")
 }
@@ -281,6 +287,23 @@ async fn an_outbox_that_would_lose_events_is_not_opened() -> TestResult {
     let accepted = Outbox::builder().require_cdc(false);
     accepted.build(&session, "shop.quiet").await?;
 
+    run(
+        &session,
+        "ALTER TABLE shop.quiet WITH cdc = {'enabled': true}",
+    )
+    .await?;
+    Outbox::new(&session, "shop.quiet").await?;
+    run(
+        &session,
+        "ALTER TABLE shop.quiet WITH cdc = {'enabled': false}",
+    )
+    .await?;
+    let off = Outbox::new(&session, "shop.quiet").await;
+    assert!(
+        matches!(off, Err(Error::CdcOff { .. })),
+        "the log is still there, but nothing is logged: {off:?}"
+    );
+
     let odd = "CREATE TABLE shop.odd (aggregate_id text, id timeuuid, payload int, \
                PRIMARY KEY (aggregate_id, id)) WITH cdc = {'enabled': true}";
     run(&session, odd).await?;
@@ -297,6 +320,73 @@ async fn an_outbox_that_would_lose_events_is_not_opened() -> TestResult {
         .build(&session, "shop.odd")
         .await;
     assert!(matches!(wrong, Err(Error::ColumnType { .. })), "{wrong:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_keep_the_order_takes_one_event_of_an_aggregate() -> TestResult {
+    let (_emulator, session) = shop().await?;
+    let recommended = ddl("shop.outbox_messages", &DdlOptions::default())?;
+    let keys = [
+        ("descending", "PRIMARY KEY ((aggregate_id), id)"),
+        ("by_type", "PRIMARY KEY ((aggregate_id), event_type, id)"),
+        ("one_row", "PRIMARY KEY (aggregate_id)"),
+    ];
+    for (name, key) in keys {
+        let order = if name == "descending" {
+            "WITH CLUSTERING ORDER BY (id DESC) AND"
+        } else {
+            "WITH"
+        };
+        let cql = recommended
+            .replace("outbox_messages", name)
+            .replace("PRIMARY KEY ((aggregate_id), id)", key)
+            .replace("WITH", order);
+        run(&session, &cql).await?;
+        let outbox = Outbox::new(&session, &format!("shop.{name}")).await?;
+        let two = outbox.batch().event(placed("a")).event(placed("a"));
+        let refused = two.execute(&session).await;
+        assert!(
+            matches!(refused, Err(Error::TableOrder { .. })),
+            "{refused:?}"
+        );
+        let apart = outbox.batch().event(placed("a")).event(placed("b"));
+        apart.execute(&session).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_does_not_undo_an_earlier_attempt() -> TestResult {
+    let (_emulator, session, outbox) = shop_with_outbox().await?;
+    let mut written = outbox.batch().event(placed("a")).prepare()?;
+    let mut never = outbox.batch().event(placed("b")).prepare()?;
+    written.execute(&session).await?;
+    run(&session, "DROP TABLE shop.outbox_messages").await?;
+    let refused = written.execute(&session).await.expect_err("no such table");
+    assert!(refused.may_have_been_written(), "{refused:?}");
+    let refused = never.execute(&session).await.expect_err("no such table");
+    assert!(!refused.may_have_been_written(), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_batch_of_an_earlier_generation_is_written_with_its_ids() -> TestResult {
+    let (emulator, session, outbox) = shop_with_outbox().await?;
+    let mut batch = outbox.batch().event(placed("a")).prepare()?;
+    let first = batch.execute(&session).await?;
+    emulator.new_generation_at(first.timestamp_micros / 1_000 + 1);
+    emulator
+        .clock()
+        .advance(std::time::Duration::from_millis(2));
+    // The new timestamp, too, may lie before the generation: by less than two milliseconds.
+    let mut second = batch.execute(&session).await;
+    while second.is_err() && first.timestamp_micros + 1_000_000 > now_micros() {
+        second = batch.execute(&session).await;
+    }
+    let second = second?;
+    assert_eq!(second.event_ids, first.event_ids);
+    assert!(second.timestamp_micros > first.timestamp_micros);
     Ok(())
 }
 

@@ -184,8 +184,7 @@ impl OrderService {
                 Err(source) if source.may_have_been_written() => {
                     return Err(Error::OutcomeOpen { order_id, source });
                 }
-                // Refused, but an earlier attempt may have been written: still open.
-                Err(source) if attempt > 1 => return Err(Error::OutcomeOpen { order_id, source }),
+                // By every attempt, those of earlier commands included.
                 Err(refused) => {
                     known.open = None;
                     return Err(store::Error::from(refused).into());

@@ -273,16 +273,53 @@ impl Table<'_> {
             return self.warning(message, remedy);
         }
         self.ok(format!("events are ordered by {mapped}"));
-        let clustered = |column: &str| {
-            let column = description.column(column);
-            column.is_some_and(|column| matches!(column.kind, ColumnKind::Clustering(_)))
-        };
-        if !clustered(&self.outbox.columns.id) && !key.contains(&self.outbox.columns.id.as_str()) {
-            let id = &self.outbox.columns.id;
-            let message = format!("{id}, the event's id, is not in its primary key");
-            let remedy = "make it a clustering column: otherwise a second event overwrites the first \
-                          in one batch, and both may be one row";
-            self.warning(message, remedy);
+        if !key.contains(&self.outbox.columns.id.as_str()) {
+            self.id_in_key(description);
+        }
+    }
+
+    /// Where the event's id stands in the clustering key: it decides the order of the events of a
+    /// batch, and whether two of them are two rows.
+    fn id_in_key(&mut self, description: &TableDescription) {
+        let id = self.outbox.columns.id.clone();
+        let clustering: Vec<_> = description
+            .columns
+            .iter()
+            .filter(|column| matches!(column.kind, ColumnKind::Clustering(_)))
+            .collect();
+        let remedy = "make it the first clustering column, in ascending order";
+        match clustering.iter().position(|column| column.name == id) {
+            None => {
+                let message = format!("{id}, the event's id, is not in its primary key");
+                let remedy = "make it a clustering column: otherwise a second event overwrites the \
+                              first in one batch, and both may be one row";
+                self.warning(message, remedy);
+            }
+            Some(at) if clustering[..=at].iter().any(|column| column.descending) => {
+                let message = format!(
+                    "its rows are in descending order, so that the log shows the events of one \
+                     {} in one batch in the reverse of the order of {id}",
+                    self.outbox.columns.key
+                );
+                self.warning(message, remedy);
+            }
+            Some(at) => {
+                let mapped = &self.outbox.columns;
+                let harmless = [&mapped.created_at, &mapped.aggregate_type];
+                let before = clustering[..at].iter().find(|column| {
+                    !harmless
+                        .iter()
+                        .any(|name| name.as_deref() == Some(column.name.as_str()))
+                });
+                if let Some(before) = before {
+                    let message = format!(
+                        "{} comes before {id} in its clustering key, so that it decides the order of \
+                         the events of one batch",
+                        before.name
+                    );
+                    self.warning(message, remedy);
+                }
+            }
         }
     }
 

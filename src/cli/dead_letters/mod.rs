@@ -49,11 +49,11 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
         Command::Export(args) => read::export(&store, &tables, args).await,
         Command::Replay(args) => {
             let order = args.order()?;
-            act::run(config, session, store, order, args.output).await
+            Box::pin(act::run(config, session, store, order, args.output)).await
         }
         Command::Discard(args) => {
             let order = args.order()?;
-            act::run(config, session, store, order, args.output).await
+            Box::pin(act::run(config, session, store, order, args.output)).await
         }
     }
     .context("dead letters")

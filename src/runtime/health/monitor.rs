@@ -14,9 +14,13 @@ use super::{Board, Part, Progress, Reporter, Snapshot, State};
 use crate::config;
 use crate::runtime::supervisor::BoxError;
 use crate::runtime::{Chain, Phase};
+use crate::telemetry::metrics::Metrics;
 
 /// What a probe may take at least: a slow answer is an answer.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the counters are logged.
+const COUNT_EVERY: Duration = Duration::from_mins(1);
 
 /// A table that the monitor watches.
 #[derive(Debug, Clone)]
@@ -28,7 +32,7 @@ pub struct Watched {
 }
 
 /// Checks ScyllaDB, sources and checkpoints every `supervision.health_interval`, and logs the
-/// changes of all parts but tasks.
+/// changes of all parts but tasks, and the counters once a minute.
 #[derive(Debug)]
 pub struct Monitor<P> {
     board: Board,
@@ -38,6 +42,7 @@ pub struct Monitor<P> {
     scylla: Reporter,
     checkpoints: Reporter,
     logs: Vec<Reporter>,
+    metrics: Arc<Metrics>,
 }
 
 impl<P, F> Monitor<P>
@@ -50,6 +55,7 @@ where
         board: Board,
         settings: config::Supervision,
         tables: Vec<Watched>,
+        metrics: Arc<Metrics>,
         probe: P,
     ) -> Self {
         let logs = tables.iter();
@@ -61,6 +67,7 @@ where
             board,
             settings,
             tables,
+            metrics,
             probe,
         }
     }
@@ -82,11 +89,16 @@ where
         let mut readings: Vec<Reading> = self.tables.iter().map(begin).collect();
         let mut reachable = Reachable::default();
         let mut changes = Changes::default();
+        let mut counted = Instant::now();
         loop {
             ticks.tick().await;
             self.look(&mut readings, origin);
             self.scylla.set(reachable.judge(self.probed().await));
             changes.log(&self.board.snapshot());
+            if counted.elapsed() >= COUNT_EVERY {
+                counted = Instant::now();
+                tracing::info!(counters = %self.metrics, "counters");
+            }
         }
     }
 
@@ -186,7 +198,13 @@ mod tests {
             progress: Arc::clone(&progress),
         };
         let settings = testing::config().supervision;
-        let monitor = Monitor::new(board.clone(), settings, vec![watched], probe);
+        let monitor = Monitor::new(
+            board.clone(),
+            settings,
+            vec![watched],
+            Arc::default(),
+            probe,
+        );
         board.open(UnreadyWhen::AllFailed, ready);
         let (phase, phases) = watch::channel(Phase::Running);
         let run = monitor.run(phases);

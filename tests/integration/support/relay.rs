@@ -44,6 +44,13 @@ impl Relay {
         Self::with(yaml, "")
     }
 
+    /// Changes the first file, for what is started from now on.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
+        let file = self.file("relay.yaml");
+        let yaml = fs::read_to_string(&file)?;
+        Ok(fs::write(file, edit(yaml))?)
+    }
+
     /// With a second file that overrides the first one, key by key.
     pub(crate) fn with(yaml: &str, more: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
@@ -67,12 +74,6 @@ impl Relay {
         for file in ["relay.yaml", "more.yaml"] {
             command.arg("--config").arg(self.file(file));
         }
-    }
-
-    /// Changes the first file, for what is started next.
-    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
-        let yaml = fs::read_to_string(self.file("relay.yaml"))?;
-        Ok(fs::write(self.file("relay.yaml"), edit(yaml))?)
     }
 
     /// Runs a command of the binary that ends by itself, and gives what it printed.
@@ -161,6 +162,15 @@ impl RelayProcess {
     pub(crate) fn log(&self) -> String {
         let log = self.log.borrow();
         log.lines[log.lines.len().saturating_sub(SHOWN_LINES)..].join("\n")
+    }
+
+    /// The memory that the relay has resident, in KiB.
+    pub(crate) fn resident_kib(&self) -> Result<u64> {
+        let pid = self.child.id().context("the relay has ended")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.context("no VmRSS")?.parse()?)
     }
 
     /// How many lines of the log (of those that are kept) contain `text`.

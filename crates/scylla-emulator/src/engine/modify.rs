@@ -62,7 +62,7 @@ pub(super) fn plan(typer: &mut Typer<'_>, modify: &Modify) -> Result<ModifyPlan,
     };
     let is_insert = matches!(modify.action, Action::Insert(..));
     let is_delete = matches!(modify.action, Action::Delete(..));
-    let restrictions = Restrictions::new(typer, &relations)?;
+    let restrictions = Restrictions::new(typer, &relations, false)?;
     let conditions = condition::plan(typer, &modify.conditions)?;
     let mut plan = ModifyPlan {
         is_insert,

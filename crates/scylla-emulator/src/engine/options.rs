@@ -68,12 +68,20 @@ pub(super) fn keyspace(keyspace: &mut KeyspaceSchema, given: &Properties) -> Res
         match name.as_str() {
             "replication" => keyspace.replication = replication(map(name, value)?)?,
             "durable_writes" => keyspace.durable_writes = flag(name, value)?,
-            "tablets" => keyspace.tablets = Some(map(name, value)?),
+            "tablets" => keyspace.tablets = Some(tablets(map(name, value)?)?),
             "storage" => return Err(Error::unsupported("The keyspace option 'storage'")),
             _ => return Err(unknown(name)),
         }
     }
     Ok(())
+}
+
+/// Tables are never split into tablets here: only what switches them off is taken.
+fn tablets(map: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
+    if map.get("enabled").is_some_and(|enabled| enabled == "false") {
+        return Ok(map);
+    }
+    Err(Error::unsupported("A keyspace with tablets"))
 }
 
 fn replication(mut map: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {

@@ -9,8 +9,9 @@ use crate::mutation::{ClusteringBound, ClusteringRange};
 use crate::schema::{ClusteringOrder, ColumnKind, ColumnSchema, TableSchema};
 use crate::types::{CqlType, Value};
 
-/// No statement may address more partitions, or more clustering prefixes in one, than this.
-const MAX_PRODUCT: usize = 10_000;
+/// No statement may address more partitions, or more clustering prefixes in each, than this: ScyllaDB's defaults of
+/// `max_partition_key_restrictions_per_query` and `max_clustering_key_restrictions_per_query`.
+const MAX_PRODUCT: usize = 100;
 
 /// `=` or `IN` on a key column.
 #[derive(Debug, Clone)]
@@ -69,8 +70,12 @@ struct Collected {
 }
 
 impl Restrictions {
-    /// Takes a clause apart.
-    pub(super) fn new(typer: &mut Typer<'_>, relations: &[Relation]) -> Result<Self, Error> {
+    /// Takes a clause apart. With `filtering` (ALLOW FILTERING) a range of a partition key column is a filter.
+    pub(super) fn new(
+        typer: &mut Typer<'_>,
+        relations: &[Relation],
+        filtering: bool,
+    ) -> Result<Self, Error> {
         let table = Arc::clone(typer.table);
         let mut restrictions = Self {
             partition: vec![None; table.partition_key().len()],
@@ -111,7 +116,8 @@ impl Restrictions {
                 }
             }
         }
-        restrictions.place(&table, &mut columns)?;
+        restrictions.check_mixture(&table, &columns, !tuples.is_empty())?;
+        restrictions.place(&table, &mut columns, filtering)?;
         for (names, operator, term, values) in tuples {
             restrictions.tuple(typer, &table, names, operator, term, values)?;
         }
@@ -124,12 +130,44 @@ impl Restrictions {
         Ok(restrictions)
     }
 
+    /// Refuses what ScyllaDB refuses to combine.
+    fn check_mixture(
+        &self,
+        table: &TableSchema,
+        columns: &[Collected],
+        tuples: bool,
+    ) -> Result<(), Error> {
+        let (keys, clustering) = (table.partition_key().len(), table.clustering_key().len());
+        let restricted = |column: &Collected| {
+            column.eq.is_some() || column.lower.is_some() || column.upper.is_some()
+        };
+        let by_token = self.token_from.is_some() || self.token_to.is_some();
+        if by_token && columns[..keys].iter().any(restricted) {
+            let names: Vec<&str> = table.partition_key().iter().map(|c| &*c.name).collect();
+            return Err(Error::invalid(format!(
+                "Columns \"{}\" cannot be restricted by both a normal relation and a token relation",
+                names.join(", ")
+            )));
+        }
+        if tuples && columns[keys..keys + clustering].iter().any(restricted) {
+            return Err(Error::invalid(
+                "Mixing single column relations and multi column relations on clustering columns is not allowed",
+            ));
+        }
+        Ok(())
+    }
+
     /// Decides which column restrictions select by key and which ones filter.
-    fn place(&mut self, table: &TableSchema, columns: &mut [Collected]) -> Result<(), Error> {
+    fn place(
+        &mut self,
+        table: &TableSchema,
+        columns: &mut [Collected],
+        filtering: bool,
+    ) -> Result<(), Error> {
         let keys = table.partition_key().len();
         let complete = columns[..keys].iter().all(|column| column.eq.is_some());
         for (at, collected) in columns[..keys].iter_mut().enumerate() {
-            if collected.lower.is_some() || collected.upper.is_some() {
+            if (collected.lower.is_some() || collected.upper.is_some()) && !filtering {
                 return Err(Error::invalid(
                     "Only EQ and IN relation are supported on the partition key (unless you use the token() function or allow filtering)",
                 ));
@@ -314,7 +352,7 @@ impl Restrictions {
             let Some(test) = test else {
                 return Ok(Vec::new());
             };
-            keys = product(&keys, &test_values(scope, test, column)?)?;
+            keys = product("partition", &keys, &test_values(scope, test, column)?)?;
         }
         for key in &keys {
             check_key(key)?;
@@ -332,12 +370,15 @@ impl Restrictions {
         let columns = table.clustering_key();
         let mut prefixes = vec![Vec::new()];
         for (test, column) in self.prefix.iter().zip(columns) {
-            prefixes = product(&prefixes, &test_values(scope, test, column)?)?;
+            prefixes = product("clustering", &prefixes, &test_values(scope, test, column)?)?;
         }
         if let Some((count, values)) = &self.tuple_in {
             let name = &columns[self.prefix.len()].name;
             let mut extended = Vec::new();
-            let tuples = scope.in_values(values, name)?;
+            let mut tuples = scope.in_values(values, name)?;
+            tuples.sort();
+            tuples.dedup();
+            check_product("clustering", prefixes.len().saturating_mul(tuples.len()))?;
             for prefix in &prefixes {
                 for tuple in &tuples {
                     let mut prefix = prefix.clone();
@@ -422,12 +463,8 @@ fn test_values(
     }
 }
 
-fn product(prefixes: &[Vec<Value>], values: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
-    if prefixes.len().saturating_mul(values.len()) > MAX_PRODUCT {
-        return Err(Error::invalid(format!(
-            "cartesian product size is greater than maximum {MAX_PRODUCT}"
-        )));
-    }
+fn product(key: &str, prefixes: &[Vec<Value>], values: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
+    check_product(key, prefixes.len().saturating_mul(values.len()))?;
     let mut all = Vec::with_capacity(prefixes.len() * values.len());
     for prefix in prefixes {
         for value in values {
@@ -437,6 +474,16 @@ fn product(prefixes: &[Vec<Value>], values: &[Value]) -> Result<Vec<Vec<Value>>,
         }
     }
     Ok(all)
+}
+
+/// A server error and no invalid query: so does ScyllaDB.
+fn check_product(key: &str, size: usize) -> Result<(), Error> {
+    if size > MAX_PRODUCT {
+        return Err(Error::server(format!(
+            "{key} key cartesian product size {size} is greater than maximum {MAX_PRODUCT}"
+        )));
+    }
+    Ok(())
 }
 
 /// A partition key is neither empty nor longer than its length field.

@@ -97,7 +97,7 @@ pub(super) fn plan(typer: &mut Typer<'_>, select: &Select) -> Result<SelectPlan,
         columns.push(spec(alias.as_deref().unwrap_or(&name), &ty));
         selection.push(output);
     }
-    let restrictions = Restrictions::new(typer, &select.relations)?;
+    let restrictions = Restrictions::new(typer, &select.relations, select.allow_filtering)?;
     let group_by = group_by(&table, select)?;
     if select.distinct {
         check_distinct(&table, &selection)?;
@@ -319,12 +319,17 @@ fn function(
         let (inner, inner_name, ty) = output(typer, argument)?;
         return aggregate(name, inner, &inner_name, ty);
     }
-    // A value's type follows from the parameter, a column's type chooses the function.
-    let hint = match arguments.first() {
-        Some(Selector::Term(_)) | None => None,
-        Some(argument) => Some(output(typer, argument)?.2),
-    };
-    let signature = functions::find(name, hint.as_ref().map(CqlType::peel))
+    // A value's type follows from the parameter, a column's type chooses the function. Each argument is typed once:
+    // twice would take exponential time in nested calls, and count their bind markers twice.
+    let mut found: Vec<Option<Typed>> = arguments
+        .iter()
+        .map(|argument| match argument {
+            Selector::Term(_) => Ok(None),
+            argument => output(typer, argument).map(Some),
+        })
+        .collect::<Result<_, Error>>()?;
+    let hint = found.first().and_then(Option::as_ref).map(|(_, _, ty)| ty);
+    let signature = functions::find(name, hint.map(CqlType::peel))
         .ok_or_else(|| Error::invalid(format!("Unknown function '{name}'")))?;
     if signature.parameters.len() != arguments.len() {
         return Err(Error::invalid(format!(
@@ -335,14 +340,16 @@ fn function(
     }
     let mut outputs = Vec::new();
     let mut names = Vec::new();
-    for (argument, ty) in arguments.iter().zip(&signature.parameters) {
+    for ((argument, found), ty) in arguments.iter().zip(&mut found).zip(&signature.parameters) {
         if let Selector::Term(term) = argument {
             let receiver = Receiver::new(format!("arg0(system.{name})"), ty.clone());
             outputs.push(Output::Constant(typer.expr(term, &receiver)?));
             names.push("value".to_owned());
             continue;
         }
-        let (output, inner_name, found) = output(typer, argument)?;
+        let Some((output, inner_name, found)) = found.take() else {
+            continue;
+        };
         if found.peel() != ty && *ty != CqlType::Blob {
             return Err(Error::invalid(format!(
                 "Type error: {inner_name} cannot be passed as argument 0 of function system.{name} of type {ty}"

@@ -271,6 +271,11 @@ impl Row {
                 !multi.cells.is_empty() || multi.deleted != NEVER
             }
         });
-        self.deleted != NEVER || self.marker.is_some() || !self.columns.is_empty()
+        !self.is_empty()
+    }
+
+    /// Whether nothing is stored, not even a deletion.
+    pub(super) fn is_empty(&self) -> bool {
+        self.deleted == NEVER && self.marker.is_none() && self.columns.is_empty()
     }
 }

@@ -11,10 +11,48 @@ use crate::mutation::{CellChange, Change, Mutation, RowKey, Upsert};
 use crate::schema::{ColumnId, TableSchema};
 use crate::types::Value;
 
+/// Partitions of a table that are looked at after each of its mutations.
+const SWEEP: usize = 2;
+
 /// Tables in memory.
 #[derive(Debug, Default)]
 pub struct MemoryStorage {
-    tables: HashMap<Uuid, BTreeMap<PartitionPosition, Partition>>,
+    tables: HashMap<Uuid, Partitions>,
+}
+
+/// The partitions of a table.
+#[derive(Debug, Default)]
+struct Partitions {
+    map: BTreeMap<PartitionPosition, Partition>,
+    /// Up to here the current round of the sweep has come.
+    swept: Option<PartitionPosition>,
+}
+
+impl Partitions {
+    /// Compacts the next few partitions that have been quiet for as long as tombstones live, and
+    /// forgets those of which nothing is left. Large ones are left to their own writes.
+    fn sweep(&mut self, table: &TableSchema, now_micros: i64) {
+        let quiet_since = now_micros.div_euclid(1_000_000) - tombstone_age_seconds(table);
+        let from = match self.swept.take() {
+            Some(last) => Bound::Excluded(last),
+            None => Bound::Unbounded,
+        };
+        let mut last = None;
+        let mut empty = Vec::new();
+        for (position, partition) in self.map.range_mut((from, Bound::Unbounded)).take(SWEEP) {
+            last = Some(position.clone());
+            if partition.rows.len() <= COMPACT_AFTER && partition.changed_seconds < quiet_since {
+                partition.compact(table, now_micros);
+                if partition.is_empty() {
+                    empty.push(position.clone());
+                }
+            }
+        }
+        for position in empty {
+            self.map.remove(&position);
+        }
+        self.swept = last;
+    }
 }
 
 /// The rows of a partition.
@@ -29,6 +67,13 @@ pub struct Partition {
     /// Deleted ranges, still needed for writes that come late.
     ranges: Vec<(RowPosition, RowPosition, i64)>,
     changes_since_compaction: usize,
+    /// The server's time of the latest change.
+    changed_seconds: i64,
+}
+
+/// How long tombstones of a table live.
+fn tombstone_age_seconds(table: &TableSchema) -> i64 {
+    MAX_TOMBSTONE_AGE_SECONDS.min(i64::from(table.options.gc_grace_seconds))
 }
 
 impl Partition {
@@ -40,6 +85,7 @@ impl Partition {
             deleted: NEVER,
             ranges: Vec::new(),
             changes_since_compaction: 0,
+            changed_seconds: NEVER,
         }
     }
 
@@ -70,6 +116,7 @@ impl Partition {
     fn apply(&mut self, mutation: &Mutation, now_seconds: i64) {
         let table = &mutation.table;
         let timestamp = mutation.timestamp_micros;
+        self.changed_seconds = self.changed_seconds.max(now_seconds);
         for change in &mutation.changes {
             self.changes_since_compaction += 1;
             match change {
@@ -155,10 +202,17 @@ impl Partition {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+            && self.static_row.is_empty()
+            && self.ranges.is_empty()
+            && self.deleted == NEVER
+    }
+
     fn compact(&mut self, table: &TableSchema, now_micros: i64) {
         self.changes_since_compaction = 0;
         let now_seconds = now_micros.div_euclid(1_000_000);
-        let age = MAX_TOMBSTONE_AGE_SECONDS.min(i64::from(table.options.gc_grace_seconds));
+        let age = tombstone_age_seconds(table);
         let tombstones = now_micros.saturating_sub(age.saturating_mul(1_000_000));
         self.static_row.purge(now_seconds, tombstones);
         self.rows
@@ -209,20 +263,20 @@ impl Storage for MemoryStorage {
             token: mutation.token,
             key: mutation.key_bytes.clone(),
         };
-        let partition = self
-            .tables
-            .entry(mutation.table.id)
-            .or_default()
+        let partitions = self.tables.entry(mutation.table.id).or_default();
+        let partition = partitions
+            .map
             .entry(position)
             .or_insert_with(|| Partition::new(mutation.partition_key.clone()));
         partition.apply(mutation, now_micros.div_euclid(1_000_000));
         if partition.changes_since_compaction > COMPACT_AFTER.max(partition.rows.len()) {
             partition.compact(&mutation.table, now_micros);
         }
+        partitions.sweep(&mutation.table, now_micros);
     }
 
     fn partition(&self, table: Uuid, position: &PartitionPosition) -> Option<&Partition> {
-        self.tables.get(&table)?.get(position)
+        self.tables.get(&table)?.map.get(position)
     }
 
     fn scan(
@@ -239,7 +293,7 @@ impl Storage for MemoryStorage {
             _ => false,
         };
         match self.tables.get(&table) {
-            Some(partitions) if !crossed => Box::new(partitions.range((from, to))),
+            Some(partitions) if !crossed => Box::new(partitions.map.range((from, to))),
             _ => Box::new(std::iter::empty()),
         }
     }

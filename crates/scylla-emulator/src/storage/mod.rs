@@ -5,7 +5,9 @@
 //! 2. Reading a range of a partition costs the logarithm of its rows plus the rows in the range.
 //! 3. Memory follows the live data: expired cells, and tombstones older than the table's
 //!    `gc_grace_seconds` or [`MAX_TOMBSTONE_AGE_SECONDS`], go when their partition is next compacted
-//!    (after as many writes as it has rows, and [`COMPACT_AFTER`] at least).
+//!    (after as many writes as it has rows, and [`COMPACT_AFTER`] at least; a small one that has been
+//!    quiet for so long also when writes to other partitions come round to it, which then goes
+//!    itself if nothing is left of it).
 
 mod cell;
 mod key;

@@ -8,8 +8,8 @@ use num_bigint::{BigInt, Sign};
 /// Digits beyond which two decimals are no longer brought to one scale to compare them.
 const MAX_ALIGN: u64 = 4096;
 
-/// `unscaled × 10^-scale`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// `unscaled × 10^-scale`. Compared as numbers: 1.1 and 1.10 are equal.
+#[derive(Debug, Clone)]
 pub struct Decimal {
     /// The digits.
     pub unscaled: BigInt,
@@ -45,7 +45,7 @@ impl Ord for Decimal {
     fn cmp(&self, other: &Self) -> Ordering {
         let signs = (self.unscaled.sign(), other.unscaled.sign());
         if signs.0 != signs.1 || signs.0 == Sign::NoSign {
-            return signs.0.cmp(&signs.1).then(self.scale.cmp(&other.scale));
+            return signs.0.cmp(&signs.1);
         }
         let by_size = self.magnitude().cmp(&other.magnitude());
         let by_size = if signs.0 == Sign::Minus {
@@ -61,14 +61,21 @@ impl Ord for Decimal {
             return self.scale.cmp(&other.scale);
         }
         let factor = BigInt::from(10).pow(gap as u32);
-        let by_value = if self.scale < other.scale {
+        if self.scale < other.scale {
             (&self.unscaled * factor).cmp(&other.unscaled)
         } else {
             self.unscaled.cmp(&(&other.unscaled * factor))
-        };
-        by_value.then(self.scale.cmp(&other.scale))
+        }
     }
 }
+
+impl PartialEq for Decimal {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Decimal {}
 
 impl PartialOrd for Decimal {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {

@@ -210,6 +210,8 @@ fn java(libs: &Path, directory: &Path) -> Result<Command> {
         .context("the path of the jars is no UTF-8")?;
     let mut command = Command::new("java");
     command
+        // A broker that is up soon is worth more here than one that is fast later.
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
         .args(["-Xms128m", "-Xmx512m", "-cp", classes])
         .current_dir(directory)
         .stdin(Stdio::null());

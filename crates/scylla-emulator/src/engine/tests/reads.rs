@@ -164,6 +164,91 @@ fn scans_filters_and_refusals() {
             "0x2200 pk cannot be restricted by more than one relation…",
         ),
         ("LIST ROLES", "0x2200 LIST is not supported by the emulator"),
+        (
+            "SELECT v FROM t WHERE pk = 1 AND token(pk) > 0",
+            "0x2200 Columns \"pk\" cannot be restricted by both a normal relation and a token relation",
+        ),
+        (
+            "SELECT v FROM t WHERE pk = 1 AND a = 1 AND (b) > ('x')",
+            "0x2200 Mixing single column relations and multi column relations…",
+        ),
+    ]);
+}
+
+#[test]
+fn a_statement_addresses_a_hundred_keys_at_most() {
+    let list = |count: i32| {
+        (0..count)
+            .map(|n| n.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let db = filled();
+    let partitions = |count| {
+        db.run(&format!(
+            "SELECT DISTINCT pk FROM t WHERE pk IN ({})",
+            list(count)
+        ))
+    };
+    assert_eq!(partitions(100), "1; 2; 3");
+    assert_eq!(
+        partitions(101),
+        "0x0000 partition key cartesian product size 101 is greater than maximum 100"
+    );
+    let rows = db.run(&format!(
+        "SELECT b FROM t WHERE pk = 1 AND a IN ({}) AND b IN ('x', 'y')",
+        list(51)
+    ));
+    assert!(
+        rows.starts_with("0x0000 clustering key cartesian product size 102"),
+        "{rows}"
+    );
+}
+
+#[test]
+fn a_range_of_the_partition_key_filters() {
+    filled().check(&[
+        (
+            "SELECT DISTINCT pk FROM t WHERE pk > 1 ALLOW FILTERING",
+            "2; 3",
+        ),
+        (
+            "SELECT pk, a FROM t WHERE pk >= 1 AND pk < 3 AND a = 1 AND b = 'x' ALLOW FILTERING",
+            "1,1; 2,1",
+        ),
+        (
+            "DELETE FROM t WHERE pk > 1",
+            "0x2200 Only EQ and IN relation are supported on the partition key…",
+        ),
+    ]);
+}
+
+#[test]
+fn nested_calls_are_typed_once() {
+    let db = filled();
+    let nested = format!("{}v{}", "blobAsInt(intAsBlob(".repeat(15), "))".repeat(15));
+    assert_eq!(
+        db.run(&format!("SELECT {nested} FROM t WHERE pk = 2")),
+        "99"
+    );
+    let prepared = db.engine.prepare(
+        "SELECT blobAsInt(intAsBlob((int) ?)) FROM t WHERE pk = ?",
+        Some("ks"),
+    );
+    assert_eq!(prepared.expect("valid").bind.len(), 2);
+}
+
+#[test]
+fn decimals_are_compared_as_numbers() {
+    Db::new(&[
+        "CREATE TABLE d (p int, c decimal, v int, PRIMARY KEY (p, c))",
+        "INSERT INTO d (p, c, v) VALUES (1, 1.1, 1)",
+        "INSERT INTO d (p, c, v) VALUES (1, 1.10, 2)",
+        "INSERT INTO d (p, c, v) VALUES (1, -3e2, 3)",
+    ])
+    .check(&[
+        ("SELECT v FROM d WHERE p = 1", "3; 2"),
+        ("SELECT v FROM d WHERE p = 1 AND c = 1.100", "2"),
     ]);
 }
 

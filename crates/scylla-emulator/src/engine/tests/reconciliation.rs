@@ -1,3 +1,6 @@
+use std::ops::Bound;
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::support::Db;
@@ -76,4 +79,33 @@ fn equal_timestamps() {
         ),
         ("SELECT v FROM t", "later"),
     ]);
+}
+
+#[test]
+fn quiet_partitions_go_when_nothing_is_left_of_them() {
+    let db = Db::new(&[
+        "CREATE TABLE t (pk int, ck int, v int, PRIMARY KEY (pk, ck)) WITH default_time_to_live = 60",
+    ]);
+    let partitions = || {
+        let state = db.engine.read();
+        let table = state.catalog.table("ks", "t").expect("the table");
+        let all = (Bound::Unbounded, Bound::Unbounded);
+        state.storage.scan(table.id, all.0, all.1).count()
+    };
+    for pk in 0..100 {
+        db.ok(&format!("INSERT INTO t (pk, ck, v) VALUES ({pk}, 1, 1)"));
+    }
+    db.ok("DELETE FROM t WHERE pk = 1 AND ck = 1");
+    db.ok("INSERT INTO t (pk, ck, v) VALUES (2, 2, 2) USING TTL 0");
+    db.clock.advance(Duration::from_secs(61));
+    for ck in 0..60 {
+        db.ok(&format!("INSERT INTO t (pk, ck, v) VALUES (1000, {ck}, 1)"));
+    }
+    assert_eq!(partitions(), 101, "late writes may still come");
+    db.clock.advance(Duration::from_hours(2));
+    for ck in 0..60 {
+        db.ok(&format!("INSERT INTO t (pk, ck, v) VALUES (1000, {ck}, 1)"));
+    }
+    assert_eq!(partitions(), 2);
+    assert_eq!(db.run("SELECT pk, ck FROM t WHERE pk = 2"), "2,2");
 }

@@ -8,6 +8,7 @@ fn keyspaces_and_tables() {
     Db::new(&[]).check(&[
         ("CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}", "0x2400 Keyspace ks already exists"),
         ("CREATE KEYSPACE IF NOT EXISTS ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}", "ok"),
+        ("CREATE KEYSPACE k9 WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1} AND tablets = {'enabled': true}", "0x2200 A keyspace with tablets is not supported by the emulator"),
         ("CREATE KEYSPACE k2 WITH replication = {'class': 'Nope'}", "0x2300 Unable to find replication strategy class…"),
         ("CREATE KEYSPACE k2 WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3} AND tablets = {'enabled': false} AND durable_writes = true", "ok"),
         ("USE k2", "ok"),
