@@ -243,7 +243,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 Some(listed) = looks.join_next() => self.looked(listed.map_err(Error::Panicked)?).await,
             }
         }
-        self.finish().await;
+        self.finish(LAST_SAVES).await;
         Ok(())
     }
 
@@ -636,10 +636,11 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         }
     }
 
-    /// Takes what is left of reads and settlements, and saves everything that is settled.
-    async fn finish(&mut self) {
-        // The pipeline has ended, so a read that still hands on fails at once; one that waits for
-        // the database is given up.
+    /// Takes what is left of reads and settlements, and saves everything that is settled, in so
+    /// many attempts.
+    async fn finish(&mut self, attempts: u32) {
+        // At a stop the pipeline has ended, so a read that still hands on fails at once; one that
+        // waits for the database, or for room, is given up.
         self.end_reads().await;
         let mut settled = Vec::new();
         while let Ok(one) = self.settled.try_recv() {
@@ -649,14 +650,14 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let Some(store) = self.context.checkpoints.clone() else {
             return;
         };
-        for attempt in 1..=LAST_SAVES {
+        for attempt in 1..=attempts {
             let (groups, states) = self.unsaved(true);
             let Err(error) = store.save(&self.context.outbox.table, &groups).await else {
                 self.saved(Ok((states, Ok(()))));
                 return;
             };
             self.save_failed(&error);
-            if attempt == LAST_SAVES {
+            if attempt == attempts {
                 tracing::error!(
                     table = %self.context.outbox.table,
                     "the last checkpoint was not saved: events since the one before will be \
