@@ -17,6 +17,7 @@ const FEW: Plan = Plan {
 async fn bench(broker: &Broker) -> Result<Bench> {
     let setup = Setup {
         direct: &broker.bootstrap,
+        more: "follow: { generation_poll: 200ms }",
         ..Setup::default()
     };
     Bench::with(Database::start().await?, setup).await
@@ -136,12 +137,14 @@ async fn cdc_is_switched_off_and_on() -> Result<()> {
         &format!("ALTER TABLE {table} WITH cdc = {{'enabled': false}}"),
     )
     .await?;
+    relay.said("CDC is off").await?;
     invoices_go_on(&bench).await?;
     run(
         &bench,
         &format!("ALTER TABLE {table} WITH cdc = {{'enabled': true}}"),
     )
     .await?;
+    relay.said("CDC is on again").await?;
     orders(&bench).await?;
     bench.all_arrived().await?;
     relay.stop().await?;
