@@ -29,6 +29,7 @@ use crate::config::{Config, Outbox, Start};
 use crate::decode::MappingError;
 use crate::runtime::Phase;
 use crate::runtime::health::{Progress, checks::FAILING_READS};
+use crate::scylla::{self as cluster, TableDescription};
 use crate::telemetry::metrics::Metrics;
 
 /// How often a group that waits for room is looked at again.
@@ -139,7 +140,11 @@ struct Done<I> {
 /// A finished save: what was to be saved, and what came of it.
 type SaveResult = (Vec<(u32, Saved)>, Result<(), checkpoint::Error>);
 
-type Timestamps = Result<Vec<i64>, generations::Error>;
+/// What a look at the table's surroundings has shown.
+struct Looked {
+    timestamps: Result<Vec<i64>, generations::Error>,
+    description: Result<Option<TableDescription>, cluster::Error>,
+}
 
 struct Running<'c, O: OpenIntake> {
     context: &'c SourceContext<O>,
@@ -160,6 +165,8 @@ struct Running<'c, O: OpenIntake> {
     saves: JoinSet<SaveResult>,
     /// Groups whose reads fail again and again.
     failing: usize,
+    /// Whether writes to the table are logged.
+    logged: bool,
     settled: mpsc::UnboundedReceiver<Settled>,
 }
 
@@ -203,9 +210,11 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             reads: JoinSet::new(),
             saves: JoinSet::new(),
             failing: 0,
+            logged: true,
             settled,
         };
         context.progress.failing_groups(0);
+        context.progress.logged(true);
         let listed = running.generations.timestamps().await?;
         running.update(&listed).await?;
         tracing::info!(
@@ -221,7 +230,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let config = &self.context.config;
         let mut save = ticker(config.checkpoint.interval);
         let mut look = ticker(config.follow.generation_poll);
-        let mut looks: JoinSet<Timestamps> = JoinSet::new();
+        let mut looks: JoinSet<Looked> = JoinSet::new();
         let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
         let mut now_phase = *phase.borrow_and_update();
         while now_phase < Phase::Finishing {
@@ -238,12 +247,19 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 Some(saved) = self.saves.join_next() => self.saved(saved),
                 _ = look.tick(), if looks.is_empty() => {
                     let generations = self.generations.clone();
-                    looks.spawn(async move { generations.timestamps().await });
+                    let session = Arc::clone(&self.context.session);
+                    let table = self.context.outbox.table.clone();
+                    looks.spawn(async move {
+                        Looked {
+                            timestamps: generations.timestamps().await,
+                            description: cluster::describe_table(&session, &table).await,
+                        }
+                    });
                 }
-                Some(listed) = looks.join_next() => self.looked(listed.map_err(Error::Panicked)?).await,
+                Some(looked) = looks.join_next() => self.looked(looked.map_err(Error::Panicked)?).await,
             }
         }
-        self.finish().await;
+        self.finish(LAST_SAVES).await;
         Ok(())
     }
 
@@ -458,8 +474,12 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         }
     }
 
-    async fn looked(&mut self, listed: Timestamps) {
-        let updated = match listed {
+    async fn looked(&mut self, looked: Looked) {
+        // Errors, and a table that is gone, are the reads' to tell.
+        if let Ok(Some(description)) = &looked.description {
+            self.written_to_log(description.cdc_enabled());
+        }
+        let updated = match looked.timestamps {
             Ok(listed) => self.update(&listed).await,
             Err(error) => Err(error.into()),
         };
@@ -472,6 +492,25 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 table = %self.context.outbox.table,
                 error = %crate::runtime::Chain(&error),
                 "a look for new generations of streams has failed and will be repeated"
+            );
+        }
+    }
+
+    /// Whether writes to the table are logged. The reads do not see it: the log stays as it is.
+    fn written_to_log(&mut self, logged: bool) {
+        if logged == self.logged {
+            return;
+        }
+        self.logged = logged;
+        self.context.progress.logged(logged);
+        let table = &self.context.outbox.table;
+        if logged {
+            tracing::info!(%table, "CDC is on again; what was written meanwhile is no event");
+        } else {
+            tracing::error!(
+                %table,
+                "CDC is off: what is written to the table now will never be published; run: \
+                 ALTER TABLE {table} WITH cdc = {{'enabled': true}}"
             );
         }
     }
@@ -636,10 +675,11 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         }
     }
 
-    /// Takes what is left of reads and settlements, and saves everything that is settled.
-    async fn finish(&mut self) {
-        // The pipeline has ended, so a read that still hands on fails at once; one that waits for
-        // the database is given up.
+    /// Takes what is left of reads and settlements, and saves everything that is settled, in so
+    /// many attempts.
+    async fn finish(&mut self, attempts: u32) {
+        // At a stop the pipeline has ended, so a read that still hands on fails at once; one that
+        // waits for the database, or for room, is given up.
         self.end_reads().await;
         let mut settled = Vec::new();
         while let Ok(one) = self.settled.try_recv() {
@@ -649,14 +689,14 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let Some(store) = self.context.checkpoints.clone() else {
             return;
         };
-        for attempt in 1..=LAST_SAVES {
+        for attempt in 1..=attempts {
             let (groups, states) = self.unsaved(true);
             let Err(error) = store.save(&self.context.outbox.table, &groups).await else {
                 self.saved(Ok((states, Ok(()))));
                 return;
             };
             self.save_failed(&error);
-            if attempt == LAST_SAVES {
+            if attempt == attempts {
                 tracing::error!(
                     table = %self.context.outbox.table,
                     "the last checkpoint was not saved: events since the one before will be \

@@ -14,8 +14,9 @@ const PLAN: Plan = Plan {
     ahead: 500,
 };
 
-/// Attempts that end soon, so that a broker which says nothing is noticed soon.
-const SHORT_ATTEMPTS: &str = "retry: { attempt_timeout: 1s }";
+/// Attempts that end soon, so that a broker which says nothing is noticed soon; and a breaker that
+/// is quick to probe.
+const SHORT_ATTEMPTS: &str = "{ retry: { attempt_timeout: 1s }, breaker: { open_for: 500ms } }";
 
 /// Breaks the network as `mode` says when a third of the events has arrived, waits until `noticed`,
 /// heals it, and gives the number of duplicates.

@@ -30,7 +30,7 @@ async fn bench(broker: &kafka::Broker) -> Result<Bench> {
         more: SHORT_REQUESTS,
         ..Setup::default()
     };
-    Bench::set_up(Database::emulator_only().await?, setup).await
+    Bench::with(Database::emulator_only().await?, setup).await
 }
 
 fn faults(bench: &Bench) -> Result<&Faults> {
@@ -267,7 +267,7 @@ async fn the_way_to_the_database_is_cut_in_every_way() -> Result<()> {
         more: SHORT_REQUESTS,
         ..Setup::default()
     };
-    let bench = Bench::set_up(database, setup).await?;
+    let bench = Bench::with(database, setup).await?;
 
     // It is started while the database is away.
     proxy.set(Mode::Refuse).await?;

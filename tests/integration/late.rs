@@ -26,7 +26,7 @@ async fn bench(broker: &Broker, more: &str) -> Result<Bench> {
         ..Setup::default()
     };
     // Only its clock can be set, and it takes timestamps as the real server does.
-    Bench::set_up(Database::emulator_only().await?, setup).await
+    Bench::with(Database::emulator_only().await?, setup).await
 }
 
 fn now() -> Result<i64> {

@@ -31,7 +31,7 @@ async fn bench(broker: &Broker, more: &str) -> Result<Bench> {
         more,
         ..Setup::default()
     };
-    Bench::set_up(Database::start().await?, setup).await
+    Bench::with(Database::start().await?, setup).await
 }
 
 /// A relay with these credentials fails as `said`; after a restart with the right ones everything

@@ -12,6 +12,7 @@ mod crash;
 mod database;
 mod dead_letters;
 mod delivery;
+mod faults_doc;
 mod generations;
 mod harness;
 mod late;

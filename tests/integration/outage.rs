@@ -44,6 +44,11 @@ async fn reasons(bench: &Bench) -> Result<Vec<String>> {
     Ok(letters.iter().map(reason).collect())
 }
 
+async fn no_dead_letter_is_left(bench: &Bench) -> Result<()> {
+    let none = async || Ok(dead_letters(bench).await?.is_empty());
+    until("no dead letter is left", none).await
+}
+
 /// Scenario 1: attempts 1 to 3 fail, attempt 4 succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_outage_costs_three_attempts_and_nothing_else() -> Result<()> {
@@ -93,8 +98,8 @@ async fn long_outage_and_replay(case: &str, auto_replay: bool) -> Result<()> {
     let Some(broker) = kafka::proxied(case).await else {
         return Ok(());
     };
-    let replay = format!("dead_letters: {{ auto_replay: {auto_replay} }}\n");
-    let more = format!("{EVERY_ATTEMPT}{QUICK_BREAKER}{replay}");
+    let by_itself = format!("dead_letters: {{ auto_replay: {auto_replay} }}\n");
+    let more = format!("{EVERY_ATTEMPT}{QUICK_BREAKER}{by_itself}");
     let bench = Bench::behind(&broker, &more).await?;
     let relay = bench.relay.start().await?;
     long_outage(&bench, &broker).await?;
@@ -124,8 +129,7 @@ async fn long_outage_and_replay(case: &str, auto_replay: bool) -> Result<()> {
             .await?;
     }
     bench.all_arrived().await?;
-    let none = async || Ok(dead_letters(&bench).await?.is_empty());
-    until("no dead letter is left", none).await?;
+    no_dead_letter_is_left(&bench).await?;
     // The key flows again.
     bench.traffic.write_at(KEY, None).await?;
     bench.write_and_arrive(FEW).await?;
@@ -179,7 +183,7 @@ async fn a_write_that_fails_saves_nothing_and_publishes_nothing() -> Result<()> 
         direct: &broker.bootstrap,
         ..Setup::default()
     };
-    let bench = Bench::set_up(Database::emulator_only().await?, setup).await?;
+    let bench = Bench::with(Database::emulator_only().await?, setup).await?;
     let session = &bench.database.session;
     let (orders, _) = tables(&bench.name);
     let outbox = Outbox::new(session, &orders).await?;
@@ -296,8 +300,7 @@ async fn a_crash_in_the_middle_of_an_outage() -> Result<()> {
     bench.traffic.write_at(KEY, None).await?;
     broker.proxy.set(Mode::Pass).await?;
     bench.all_arrived().await?;
-    let none = async || Ok(dead_letters(&bench).await?.is_empty());
-    until("no dead letter is left", none).await?;
+    no_dead_letter_is_left(&bench).await?;
     relay.stop().await?;
     let records = bench.assert_delivered(case).await?;
     let repeated = oracle::duplicates(&records);
@@ -345,8 +348,7 @@ async fn a_broker_that_is_killed_twenty_times_under_load() -> Result<()> {
     };
     let writing = bench.traffic.write(plan, bench.collector.progress());
     let (node, ()) = tokio::try_join!(killing, writing)?;
-    let none = async || Ok(dead_letters(&bench).await?.is_empty());
-    until("no dead letter is left", none).await?;
+    no_dead_letter_is_left(&bench).await?;
     relay.stop().await?;
     let records = bench.assert_delivered(case).await?;
     let repeated = oracle::duplicates(&records);

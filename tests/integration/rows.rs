@@ -105,7 +105,12 @@ async fn rows_that_cannot_be_published_stop_nobody_else() -> Result<()> {
     let published = bench.assert_delivered(case).await?;
     let strange = published.iter().filter(|r| r.key.ends_with(b" type"));
     assert_eq!(strange.count(), 0, "a row without a topic was published");
-    // W stays below such a row for ever, and yet nothing above it is published again.
+    let list = ["dead-letters", "list", "--reason", "undecodable"];
+    let letters = bench.relay.command(&list).await?;
+    for reason in ["no type", "bad type"] {
+        assert!(letters.contains(reason), "{reason} is among\n{letters}");
+    }
+    // What was published, or is a dead letter, is not read again.
     let repeated = oracle::duplicates(&published);
     let relay = bench.relay.start().await?;
     bench.write_and_arrive(FEW).await?;

@@ -105,7 +105,8 @@ async fn sigstop_for_longer_than_every_timeout_and_sigcont() -> Result<()> {
     let Some(broker) = kafka::proxied(case).await else {
         return Ok(());
     };
-    let timeouts = "{ retry: { attempt_timeout: 500ms }, scylla: { request_timeout: 500ms } }";
+    let timeouts = "{ retry: { attempt_timeout: 500ms }, scylla: { request_timeout: 500ms }, \
+                    breaker: { open_for: 500ms } }";
     let bench = Bench::behind(&broker, timeouts).await?;
     let plan = Plan {
         events: 600,

@@ -22,6 +22,8 @@ pub struct Seen {
     pub failing_groups: usize,
     /// Failed saves since the last good one.
     pub failed_saves: u64,
+    /// Whether writes to the table are not logged: its CDC is off.
+    pub unlogged: bool,
 }
 
 /// Judges whether the log of one table is read.
@@ -52,6 +54,11 @@ impl Reading {
                      ScyllaDB does not answer"
                 )
                 .into(),
+            );
+        }
+        if seen.unlogged {
+            return State::Degraded(
+                "CDC is off: what is written to the table is not published".into(),
             );
         }
         match seen.failing_groups {
@@ -111,6 +118,7 @@ mod tests {
             reads,
             failing_groups,
             failed_saves,
+            unlogged: false,
         }
     }
 
@@ -129,6 +137,20 @@ mod tests {
             let judged = reading.judge(seen(reads, 0, 0), Duration::from_secs(at), LIMIT);
             assert_eq!(judged.name(), state, "at {at} s");
         }
+    }
+
+    #[test]
+    fn a_table_whose_cdc_is_off_is_reported_though_its_log_is_read() {
+        let mut reading = Reading::new(seen(0, 0, 0), Duration::ZERO);
+        let unlogged = Seen {
+            unlogged: true,
+            ..seen(5, 3, 0)
+        };
+        let state = reading.judge(unlogged, Duration::ZERO, LIMIT);
+        assert_eq!(
+            state.reason(),
+            Some("CDC is off: what is written to the table is not published")
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub mod checks;
 mod monitor;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::supervisor::{Kind, Name};
 
@@ -87,6 +87,7 @@ pub struct Progress {
     reads: AtomicU64,
     failing_groups: AtomicUsize,
     failed_saves: AtomicU64,
+    unlogged: AtomicBool,
 }
 
 impl Progress {
@@ -98,6 +99,11 @@ impl Progress {
     /// So many stream groups have had [`checks::FAILING_READS`] failed reads in a row or more.
     pub fn failing_groups(&self, groups: usize) {
         self.failing_groups.store(groups, Ordering::Relaxed);
+    }
+
+    /// Writes to the table are logged, or not.
+    pub fn logged(&self, logged: bool) {
+        self.unlogged.store(!logged, Ordering::Relaxed);
     }
 
     /// Checkpoints were saved, or not.
@@ -115,6 +121,7 @@ impl Progress {
             reads: self.reads.load(Ordering::Relaxed),
             failing_groups: self.failing_groups.load(Ordering::Relaxed),
             failed_saves: self.failed_saves.load(Ordering::Relaxed),
+            unlogged: self.unlogged.load(Ordering::Relaxed),
         }
     }
 }

@@ -16,7 +16,7 @@ pub(crate) const IN_FLIGHT: usize = 400;
 
 /// Everything that a case needs. The relay is not running yet.
 pub(crate) struct Bench {
-    /// The keyspace of the outbox tables, and the relay's name.
+    /// The keyspace of the two tables, and the first part of the names of the topics.
     pub(crate) name: String,
     /// Topics of the two tables.
     pub(crate) topics: [String; 2],
@@ -45,7 +45,7 @@ impl Bench {
             direct: bootstrap,
             ..Setup::default()
         };
-        Self::set_up(Database::start().await?, setup).await
+        Self::with(Database::start().await?, setup).await
     }
 
     /// A relay that reaches the broker through its proxy.
@@ -56,17 +56,10 @@ impl Bench {
             more,
             ..Setup::default()
         };
-        Self::set_up(Database::start().await?, setup).await
+        Self::with(Database::start().await?, setup).await
     }
 
-    /// The plain one, with a configuration that `edit` has changed.
-    pub(crate) async fn with(bootstrap: &str, edit: impl FnOnce(String) -> String) -> Result<Self> {
-        let bench = Self::new(bootstrap).await?;
-        bench.relay.rewrite(edit)?;
-        Ok(bench)
-    }
-
-    pub(crate) async fn set_up(database: Database, setup: Setup<'_>) -> Result<Self> {
+    pub(crate) async fn with(database: Database, setup: Setup<'_>) -> Result<Self> {
         let name = unique("case");
         let topics = ["order", "invoice"].map(|kind| format!("{name}.{kind}"));
         kafka::create_topics(setup.direct, &topics).await?;

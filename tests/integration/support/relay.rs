@@ -44,6 +44,13 @@ impl Relay {
         Self::with(yaml, "")
     }
 
+    /// Changes the first file, for what is started from now on.
+    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
+        let file = self.file("relay.yaml");
+        let yaml = fs::read_to_string(&file)?;
+        Ok(fs::write(file, edit(yaml))?)
+    }
+
     /// With a second file that overrides the first one, key by key.
     pub(crate) fn with(yaml: &str, more: &str) -> Result<Self> {
         let directory = tempfile::tempdir()?;
@@ -67,12 +74,6 @@ impl Relay {
         for file in ["relay.yaml", "more.yaml"] {
             command.arg("--config").arg(self.file(file));
         }
-    }
-
-    /// Changes the first file, for what is started next.
-    pub(crate) fn rewrite(&self, edit: impl FnOnce(String) -> String) -> Result<()> {
-        let yaml = fs::read_to_string(self.file("relay.yaml"))?;
-        Ok(fs::write(self.file("relay.yaml"), edit(yaml))?)
     }
 
     /// Runs a command of the binary that ends by itself, and gives what it printed.

@@ -24,6 +24,11 @@ use tempfile::TempDir;
 
 /// Listeners for proxies: cases that need one at the same time.
 pub(super) const PROXIED: usize = 6;
+/// How long the controller takes a broker for alive that says nothing. Long enough for a machine
+/// that is busy with tests.
+const LASTING: Duration = Duration::from_secs(3);
+/// The same for a broker that is killed: until then its successor is refused.
+const MORTAL: Duration = Duration::from_secs(1);
 /// Marks a folder that has all jars.
 const COMPLETE: &str = ".complete";
 
@@ -57,13 +62,23 @@ impl Ports {
 }
 
 impl Node {
+    /// A node that lives long.
+    pub(super) fn lasting() -> Result<Self> {
+        Self::start(LASTING)
+    }
+
+    /// A node that is to be killed and comes back soon.
+    pub(super) fn mortal() -> Result<Self> {
+        Self::start(MORTAL)
+    }
+
     /// Formats a new log directory, starts the broker and waits until it answers. Blocks.
-    pub(crate) fn start() -> Result<Self> {
+    fn start(session: Duration) -> Result<Self> {
         let libs = libraries()?;
         let directory = tempfile::tempdir()?;
         let ports = Ports::reserve()?;
         let properties = directory.path().join("server.properties");
-        fs::write(&properties, settings(&ports, directory.path()))?;
+        fs::write(&properties, settings(&ports, session, directory.path()))?;
         let formatted = java(&libs, directory.path())?
             .args(["kafka.tools.StorageTool", "format", "--standalone"])
             .args(["-t", "b3V0Ym94LXJlbGF5LTAxIQ", "-c"])
@@ -139,7 +154,7 @@ impl Drop for Node {
     }
 }
 
-fn settings(ports: &Ports, directory: &Path) -> String {
+fn settings(ports: &Ports, session: Duration, directory: &Path) -> String {
     let mut listeners = Vec::new();
     let mut advertised = Vec::new();
     let mut protocols = Vec::new();
@@ -178,14 +193,16 @@ offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=0
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
+broker.session.timeout.ms={session}
+broker.heartbeat.interval.ms={heartbeat}
 ",
         controller = ports.controller.number(),
         listeners = listeners.join(","),
         advertised = advertised.join(","),
         protocols = protocols.join(","),
         log = directory.join("log").display(),
+        session = session.as_millis(),
+        heartbeat = session.as_millis() / 5,
     )
 }
 
@@ -210,6 +227,8 @@ fn java(libs: &Path, directory: &Path) -> Result<Command> {
         .context("the path of the jars is no UTF-8")?;
     let mut command = Command::new("java");
     command
+        // A broker that is up soon is worth more here than one that is fast later.
+        .args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"])
         .args(["-Xms128m", "-Xmx512m", "-cp", classes])
         .current_dir(directory)
         .stdin(Stdio::null());

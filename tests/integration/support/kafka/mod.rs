@@ -166,7 +166,7 @@ pub(crate) async fn proxied(case: &str) -> Option<Proxied> {
 
 /// A broker of the case's own, which can be killed and restarted; only Maven's can.
 pub(crate) async fn own_node(case: &str) -> Option<Node> {
-    let started = tokio::task::spawn_blocking(Node::start)
+    let started = tokio::task::spawn_blocking(Node::mortal)
         .await
         .context("start a node")
         .and_then(|node| node);
@@ -201,7 +201,7 @@ async fn start() -> Result<Broker> {
         };
         return Ok(Broker::new(bootstrap, source));
     }
-    let node = tokio::task::spawn_blocking(Node::start).await??;
+    let node = tokio::task::spawn_blocking(Node::lasting).await??;
     Ok(Broker::new(node.bootstrap(), Source::Maven(node)))
 }
 
