@@ -273,10 +273,10 @@ async fn an_undecodable_row_is_a_dead_letter_that_can_be_mended() -> Result<()> 
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = Bench::with(&broker.bootstrap, |yaml| {
-        yaml.replacen("    topic:", "    payload_format: json\n    topic:", 1)
-    })
-    .await?;
+    let bench = Bench::new(&broker.bootstrap).await?;
+    let json =
+        |yaml: String| yaml.replacen("    topic:", "    payload_format: json\n    topic:", 1);
+    bench.relay.rewrite(json)?;
     let writer = Writer::new(&bench).await?;
     let relay = bench.relay.start().await?;
     let mut ids = Vec::new();
