@@ -665,7 +665,7 @@ async fn extended(until: &mut Option<watch::Receiver<Instant>>) {
         return;
     }
     // Nobody extends it any more.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The end of a write of a dead letter; waits for ever where there is none.
