@@ -19,6 +19,7 @@ use scylla::client::session::Session;
 use scylla::errors::{ExecutionError, IntoRowsResultError, PrepareError, RowsError};
 use scylla::response::query_result::QueryResult;
 use scylla::serialize::row::SerializeRow;
+use scylla::statement::SerialConsistency;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlTimestamp, CqlValue, Row};
 use uuid::Uuid;
@@ -26,6 +27,11 @@ use uuid::Uuid;
 /// How long an owner that renews nothing keeps the name. A relay that is killed and starts on
 /// another host waits at most this long.
 pub const LEASE: Duration = Duration::from_secs(10);
+/// How long a transaction may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long before the end of its lease an owner does nothing more in the relay's name: what it
+/// sent just before is then on its way.
+pub const MARGIN: Duration = Duration::from_secs(2);
 /// Pause between two renewals.
 pub const RENEW_EVERY: Duration = Duration::from_secs(3);
 
@@ -105,7 +111,14 @@ impl Holder {
 
     /// Whether it is a process of this host that has ended.
     fn is_gone(&self) -> bool {
-        Some(&self.place) == place().as_ref() && process_start(self.pid) != Some(self.started)
+        if Some(&self.place) != place().as_ref() {
+            return false;
+        }
+        match process_start(self.pid) {
+            Some(started) => started != self.started,
+            // Processes of other users may be hidden.
+            None => process_is_missing(self.pid),
+        }
     }
 }
 
@@ -123,6 +136,17 @@ pub enum Claim {
     Ours,
     /// Somebody else has it.
     Held(Holder),
+}
+
+/// What a transaction found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    /// It was applied.
+    Applied,
+    /// It was not: this process has the name.
+    Held(Holder),
+    /// It was not: the row is not there any more.
+    Free,
 }
 
 /// The claim of this process on a relay's name.
@@ -171,10 +195,14 @@ impl Ownership {
         let table = format!("{}.owners", quoted(keyspace));
         let prepare = async |cql: String| {
             let prepared = session.prepare(cql).await;
-            prepared.map_err(|source| Error::Prepare {
+            let mut prepared = prepared.map_err(|source| Error::Prepare {
                 keyspace: keyspace.to_owned(),
                 source: Box::new(source),
-            })
+            })?;
+            // One owner in all datacenters, and an answer while the lease still holds.
+            prepared.set_serial_consistency(Some(SerialConsistency::Serial));
+            prepared.set_request_timeout(Some(PATIENCE));
+            Ok::<_, Error>(prepared)
         };
         let ttl = LEASE.as_secs();
         let insert = prepare(format!(
@@ -209,17 +237,22 @@ impl Ownership {
     ///
     /// When ScyllaDB does not answer; the claim may have been made, and is to be made again.
     pub async fn claim(&self) -> Result<Claim, Error> {
-        let Some(holder) = self.insert().await? else {
-            return Ok(Claim::Ours);
-        };
-        let ours = holder.owner == self.me.owner;
-        if !ours && !holder.is_gone() {
-            return Ok(Claim::Held(holder));
+        loop {
+            let holder = match self.insert().await? {
+                Outcome::Applied => return Ok(Claim::Ours),
+                Outcome::Held(holder) => holder,
+                Outcome::Free => continue,
+            };
+            let ours = holder.owner == self.me.owner;
+            if !ours && !holder.is_gone() {
+                return Ok(Claim::Held(holder));
+            }
+            match self.replace(&holder).await? {
+                Outcome::Applied => return Ok(Claim::Ours),
+                Outcome::Held(other) => return Ok(Claim::Held(other)),
+                Outcome::Free => {}
+            }
         }
-        Ok(match self.replace(&holder).await? {
-            None => Claim::Ours,
-            Some(other) => Claim::Held(other),
-        })
     }
 
     /// Gives the name up, if it is ours.
@@ -232,8 +265,8 @@ impl Ownership {
         self.transaction(&self.delete, values).await.map(drop)
     }
 
-    /// Takes the name if nobody has it; otherwise tells who.
-    async fn insert(&self) -> Result<Option<Holder>, Error> {
+    /// Takes the name if nobody has it.
+    async fn insert(&self) -> Result<Outcome, Error> {
         let me = &self.me;
         let now = now();
         let values = (
@@ -248,8 +281,8 @@ impl Ownership {
         self.transaction(&self.insert, values).await
     }
 
-    /// Takes the name from `old` if it still has it; otherwise tells who has.
-    async fn replace(&self, old: &Holder) -> Result<Option<Holder>, Error> {
+    /// Takes the name from `old` if it still has it.
+    async fn replace(&self, old: &Holder) -> Result<Outcome, Error> {
         let me = &self.me;
         let now = now();
         let values = (
@@ -265,12 +298,11 @@ impl Ownership {
         self.transaction(&self.replace, values).await
     }
 
-    /// `None` if it was applied, otherwise the row as it is; a row that is gone has no owner.
     async fn transaction(
         &self,
         statement: &PreparedStatement,
         values: impl SerializeRow,
-    ) -> Result<Option<Holder>, Error> {
+    ) -> Result<Outcome, Error> {
         let answer = self.session.execute_unpaged(statement, values).await;
         let answer = answer.map_err(|source| Error::Execute(Box::new(source)))?;
         holder(answer).map_err(|source| Error::Answer(Box::new(source)))
@@ -282,7 +314,16 @@ fn now() -> CqlTimestamp {
     CqlTimestamp(since.map_or(0, |since| since.as_millis() as i64))
 }
 
-fn holder(answer: QueryResult) -> Result<Option<Holder>, AnswerError> {
+/// Whether a lightweight transaction was applied.
+///
+/// # Errors
+///
+/// When the answer does not say so.
+pub fn applied(answer: QueryResult) -> Result<bool, AnswerError> {
+    holder(answer).map(|outcome| outcome == Outcome::Applied)
+}
+
+fn holder(answer: QueryResult) -> Result<Outcome, AnswerError> {
     let rows = answer.into_rows_result().map_err(Box::new)?;
     let names: Vec<String> = rows
         .column_specs()
@@ -296,7 +337,7 @@ fn holder(answer: QueryResult) -> Result<Option<Holder>, AnswerError> {
         row.columns.get(at)?.clone()
     };
     match value("[applied]") {
-        Some(CqlValue::Boolean(true)) => return Ok(None),
+        Some(CqlValue::Boolean(true)) => return Ok(Outcome::Applied),
         Some(CqlValue::Boolean(false)) => {}
         _ => return Err(AnswerError::Applied),
     }
@@ -304,11 +345,12 @@ fn holder(answer: QueryResult) -> Result<Option<Holder>, AnswerError> {
         Some(CqlValue::Text(text)) => text,
         _ => String::new(),
     };
-    Ok(Some(Holder {
-        owner: match value("owner") {
-            Some(CqlValue::Uuid(owner)) => owner,
-            _ => Uuid::nil(),
-        },
+    // The row has expired, or was removed, since somebody saw it.
+    let Some(CqlValue::Uuid(owner)) = value("owner") else {
+        return Ok(Outcome::Free);
+    };
+    Ok(Outcome::Held(Holder {
+        owner,
         place: text("place"),
         pid: match value("pid") {
             Some(CqlValue::Int(pid)) => pid,
@@ -334,6 +376,12 @@ fn place() -> Option<String> {
         boot.trim(),
         namespace.display()
     ))
+}
+
+/// Whether there is no process of this number, as far as the system tells.
+fn process_is_missing(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
 }
 
 /// When a process started, in the system's own ticks; `None` if there is none of this number, or

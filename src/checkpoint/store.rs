@@ -11,6 +11,8 @@ use scylla::errors::{ExecutionError, NextRowError, PagerExecutionError, PrepareE
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::CqlTimestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::published::{self, FormError};
 use super::{BATCH_BYTES, BATCH_ROWS, BUCKETS, GroupCheckpoint, GroupKey, Loaded, quoted};
@@ -52,6 +54,9 @@ pub enum Error {
         #[source]
         source: FormError,
     },
+    /// This process may not own the relay's name any more, so another one may have saved.
+    #[error("the claim on the relay's name was not renewed")]
+    NotOwner,
     /// A write failed. Nothing is lost: the watermark in the table is older than it could be.
     #[error("write the checkpoints of {table}")]
     Write {
@@ -88,6 +93,8 @@ pub struct Store {
     save_start: PreparedStatement,
     clock: AtomicI64,
     saved: Mutex<HashMap<(TableName, GroupKey), i64>>,
+    /// Nothing is saved later.
+    until: Option<watch::Receiver<Instant>>,
 }
 
 type CheckpointRow = (
@@ -137,8 +144,17 @@ impl Store {
             relay: relay.to_owned(),
             clock: AtomicI64::new(0),
             saved: Mutex::default(),
+            until: None,
             session,
         })
+    }
+
+    /// Saves only before the time that `until` holds: whoever may take this process's place does not
+    /// do so before.
+    #[must_use]
+    pub fn with_limit(mut self, until: watch::Receiver<Instant>) -> Self {
+        self.until = Some(until);
+        self
     }
 
     /// Everything that is stored of `table`.
@@ -243,6 +259,10 @@ impl Store {
         table: &TableName,
         rows: &[(i16, &GroupCheckpoint, Vec<u8>)],
     ) -> Result<(), Error> {
+        let until = self.until.as_ref();
+        if until.is_some_and(|until| Instant::now() >= *until.borrow()) {
+            return Err(Error::NotOwner);
+        }
         let mut batch = Batch::new(BatchType::Unlogged);
         batch.set_is_idempotent(true);
         batch.set_timestamp(Some(self.next_timestamp()));

@@ -121,6 +121,7 @@ mod tests {
             record: None,
             first_failed_millis: 0,
             last_failed_millis: 0,
+            stamp: 0,
         }
     }
 

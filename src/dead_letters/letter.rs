@@ -137,6 +137,8 @@ pub struct DeadLetter {
     pub first_failed_millis: i64,
     /// When it last failed.
     pub last_failed_millis: i64,
+    /// Timestamp of its last write, microseconds since the Unix epoch; zero before the first.
+    pub stamp: i64,
 }
 
 impl DeadLetter {

@@ -68,4 +68,7 @@ pub async fn load(store: &Store, tables: &[String], limit: usize) -> Result<Load
 pub trait Keep: Send + Sync {
     /// Keeps a dead letter; when this returns, it is durable. May be called again with the same.
     fn keep(&self, letter: Arc<DeadLetter>) -> BoxFuture<'static, Result<(), Error>>;
+
+    /// The timestamp of a new dead letter: above all before.
+    fn stamp(&self) -> i64;
 }

@@ -5,16 +5,20 @@
 //!
 //! 1. The dead letters of a key are published one after the other, in the order of their places;
 //!    one that fails ends the replay of its key.
-//! 2. A dead letter is removed after Kafka has acknowledged it, before the next of its key.
-//! 3. A key is released only when the table holds none of its dead letters, and none is on its way.
-//! 4. Memory is bounded by the number of keys replayed at once, whatever the table holds.
+//! 2. A dead letter is removed after Kafka has acknowledged it, before the next of its key. Nothing
+//!    that was begun is dropped: at an error, or a stop, no new key and no next dead letter is begun.
+//! 3. A key is released only when a look at all of its dead letters, which began when none was on its
+//!    way to the table, has found none.
+//! 4. Memory is bounded by the number of keys replayed at once, each with one payload, whatever the
+//!    table holds.
+//! 5. A key that fails does not stop another one.
 //!
 //! Whoever runs it owns the relay's name ([`crate::ownership`]), so that no two replay at once.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -25,17 +29,20 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::extent::{Asked, Decision, Extent};
 use super::filter::Filter;
-use super::letter::{DeadLetter, Failure, Place, Reason};
+use super::letter::{DeadLetter, Failure, Label, Place, Reason};
 use super::parking::Quiet;
 use super::recode::Recoder;
 use super::store::{self, BUCKETS, Store, bucket};
-use crate::event::TableId;
+use crate::event::{Record, TableId};
 use crate::pipeline::{self, Closed, Handle, Replayed};
 use crate::runtime::Chain;
 use crate::runtime::Phase;
 
-/// Dead letters of one key read at once.
-const PAGE: i32 = 16;
+/// Dead letters of one key read at once, without their payloads.
+const PAGE: i32 = 100;
+/// Dead letters of one key that a replay without a person publishes before other things get their
+/// turn: a key that gets new events as fast as it is replayed would never let go.
+const AT_ONCE: u64 = 10_000;
 /// Pause before a look at a key whose last dead letters are still being written.
 const QUIET_PAUSE: Duration = Duration::from_millis(20);
 /// Pause before a removal that has failed is tried again.
@@ -81,6 +88,10 @@ pub struct Order {
     /// Only count what would be done.
     #[serde(default)]
     pub dry_run: bool,
+    /// When it was asked for, microseconds since the Unix epoch: what became a dead letter later is
+    /// not discarded.
+    #[serde(default)]
+    pub asked_at: i64,
 }
 
 /// What was done so far, or would be done.
@@ -101,6 +112,10 @@ pub struct Progress {
     pub skipped: u64,
     /// Failed again; the replay of their keys has stopped there.
     pub failed: u64,
+    /// Keys whose replay has stopped for another reason: Kafka takes no records now, or their dead
+    /// letters could not be read or removed.
+    #[serde(default)]
+    pub postponed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +127,7 @@ struct Counters {
     discarded: AtomicU64,
     skipped: AtomicU64,
     failed: AtomicU64,
+    postponed: AtomicU64,
 }
 
 impl Counters {
@@ -125,6 +141,7 @@ impl Counters {
             discarded: get(&self.discarded),
             skipped: get(&self.skipped),
             failed: get(&self.failed),
+            postponed: get(&self.postponed),
         }
     }
 }
@@ -149,7 +166,8 @@ impl Pace {
         }
     }
 
-    async fn wait(&self) {
+    /// Waits for the turn of the next one, or for a stop.
+    async fn wait(&self, phase: &watch::Receiver<Phase>) {
         if self.pause.is_zero() {
             return;
         }
@@ -159,7 +177,12 @@ impl Pace {
             *next = Some(at + self.pause);
             at
         };
-        sleep_until(at).await;
+        let mut phase = phase.clone();
+        tokio::select! {
+            () = sleep_until(at) => {}
+            // An error means that the runtime has ended: stop as well.
+            _ = phase.wait_for(|phase| *phase > Phase::Running) => {}
+        }
     }
 }
 
@@ -185,7 +208,7 @@ impl Replayer {
     ///
     /// # Errors
     ///
-    /// When the table cannot be read, or the relay stops. What was published by then is published.
+    /// When the table cannot be walked, or the relay stops. What was published by then is published.
     pub async fn carry_out(
         &self,
         order: &Order,
@@ -198,22 +221,17 @@ impl Replayer {
             asked,
             counters: Counters::default(),
             pace: Pace::new(order.rate),
+            halted: AtomicBool::new(false),
         };
         let run = Arc::new(run);
         let mut keys = JoinSet::new();
-        let walked = run.walk(&mut keys, progress).await;
-        if walked.is_err() {
-            keys.abort_all();
+        let mut outcome = run.walk(&mut keys, progress).await;
+        if outcome.is_err() {
+            run.halted.store(true, Ordering::Relaxed);
         }
-        let mut outcome = walked;
         while let Some(ended) = keys.join_next().await {
             progress.send_replace(run.counters.progress());
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => outcome = outcome.and(Err(error)),
-                Err(error) if error.is_cancelled() => {}
-                Err(panic) => outcome = outcome.and(Err(Error::Panicked(panic))),
-            }
+            outcome = outcome.and(run.key_ended(ended));
         }
         let done = run.counters.progress();
         progress.send_replace(done);
@@ -227,6 +245,8 @@ struct Run {
     asked: Asked,
     counters: Counters,
     pace: Pace,
+    /// Set when nothing new is to be begun.
+    halted: AtomicBool,
 }
 
 /// A key that is being looked at.
@@ -236,6 +256,8 @@ struct Looked {
     /// Meant dead letters whose key is not parked; they have no order to keep.
     loose: u64,
     meant: u64,
+    /// The last of the meant ones.
+    last: Option<Place>,
 }
 
 impl Looked {
@@ -245,6 +267,7 @@ impl Looked {
             extent: Extent::new(asked),
             loose: 0,
             meant: 0,
+            last: None,
         }
     }
 }
@@ -297,7 +320,10 @@ impl Run {
 
     fn look(&self, looked: &mut Looked, letter: &DeadLetter) {
         let meant = self.is_meant(letter);
-        looked.meant += u64::from(meant);
+        if meant {
+            looked.meant += 1;
+            looked.last = Some(letter.place.clone());
+        }
         if letter.parks {
             looked.extent.look(letter, meant);
         } else if meant {
@@ -306,15 +332,42 @@ impl Run {
     }
 
     fn is_meant(&self, letter: &DeadLetter) -> bool {
-        let waits = self.asked == Asked::ByItself && !letter.reason.is_replayed_by_itself();
-        !waits && self.order.filter.matches(letter)
+        match (self.asked, self.order.action) {
+            (Asked::ByItself, _) => letter.reason.is_replayed_by_itself(),
+            (Asked::ByPerson, Action::Replay) => self.order.filter.matches(letter),
+            // Nobody has seen what came later.
+            (Asked::ByPerson, Action::Discard) => {
+                letter.stamp <= self.order.asked_at && self.order.filter.matches(letter)
+            }
+        }
     }
 
     fn go_on(&self) -> Result<(), Error> {
-        if *self.replayer.phase.borrow() > Phase::Running {
+        let stopping = *self.replayer.phase.borrow() > Phase::Running;
+        if stopping || self.halted.load(Ordering::Relaxed) {
             return Err(Error::Stopped);
         }
         Ok(())
+    }
+
+    /// What the end of a key means for the whole: only what no other key would survive either.
+    fn key_ended(&self, ended: Result<Result<(), Error>, JoinError>) -> Result<(), Error> {
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Error::Store(error))) => {
+                add(&self.counters.postponed, 1);
+                tracing::warn!(error = %Chain(&error), "the replay of a key has stopped");
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                self.halted.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+            Err(panic) => {
+                self.halted.store(true, Ordering::Relaxed);
+                Err(Error::Panicked(panic))
+            }
+        }
     }
 
     /// Begins what is to be done with a key, when there is room for one more.
@@ -329,6 +382,7 @@ impl Run {
             extent,
             loose,
             meant,
+            last,
         } = looked;
         let decision = extent.decide();
         let planned = match self.order.action {
@@ -345,18 +399,24 @@ impl Run {
             return Ok(());
         }
         while keys.len() >= self.replayer.concurrency {
-            match keys.join_next().await {
-                Some(Ok(ended)) => ended?,
-                Some(Err(panic)) => return Err(Error::Panicked(panic)),
-                None => break,
-            }
+            let Some(ended) = keys.join_next().await else {
+                break;
+            };
+            self.key_ended(ended)?;
         }
         let run = Arc::clone(self);
         keys.spawn(async move {
-            let one = OneKey { run, table, key };
-            match one.run.order.action {
-                Action::Replay => one.replay(decision, loose).await,
-                Action::Discard => one.discard().await,
+            let mut one = OneKey {
+                run,
+                table,
+                key,
+                failed: HashSet::new(),
+                published: 0,
+            };
+            match (one.run.order.action, last) {
+                (Action::Replay, _) => one.replay(decision, loose).await,
+                (Action::Discard, Some(last)) => one.discard(&last).await,
+                (Action::Discard, None) => Ok(()),
             }
         });
         Ok(())
@@ -367,6 +427,19 @@ impl Run {
 enum Done {
     Gone,
     Failed,
+    /// Kafka takes no records now: nothing more of any key is begun by a replay without a person.
+    Postponed,
+}
+
+/// What a look at all dead letters of a key has found.
+#[derive(Debug, Default)]
+struct Pass {
+    /// Something was removed.
+    changed: bool,
+    /// Something is left that keeps the key parked.
+    parking: bool,
+    /// Nothing more of the key's order is to be done.
+    stop: bool,
 }
 
 /// What is done with one key.
@@ -374,6 +447,9 @@ struct OneKey {
     run: Arc<Run>,
     table: TableId,
     key: Bytes,
+    /// Places that have failed in this run; they are not attempted again by it.
+    failed: HashSet<Place>,
+    published: u64,
 }
 
 impl OneKey {
@@ -387,43 +463,52 @@ impl OneKey {
 
     /// Publishes the dead letters of the key as far as `decision` says, and those without an order
     /// that are meant, `loose` in number.
-    async fn replay(&self, decision: Option<Decision>, mut loose: u64) -> Result<(), Error> {
-        let mut left = Cursor::default();
+    async fn replay(&mut self, decision: Option<Decision>, loose: u64) -> Result<(), Error> {
         loop {
             self.run.go_on()?;
-            if left.stop && loose == 0 {
-                return Ok(());
-            }
             let quiet = self.quiet().await?;
-            let letters = left.page(self).await?;
-            if letters.is_empty() {
-                if left.parking || self.release(quiet).await? {
+            let mut pass = Pass::default();
+            let mut cursor = Cursor::default();
+            loop {
+                let letters = cursor.page(self).await?;
+                if letters.is_empty() {
+                    break;
+                }
+                for letter in letters {
+                    self.run.go_on()?;
+                    cursor.pass(&letter.place);
+                    let waits = letter.parks && pass.stop;
+                    let failed = self.failed.contains(&letter.place);
+                    if waits || failed || !self.wants(&letter, decision.as_ref()) {
+                        pass.left(&letter);
+                        continue;
+                    }
+                    match self.publish(&letter).await? {
+                        Done::Gone => pass.changed = true,
+                        Done::Failed => {
+                            self.failed.insert(letter.place.clone());
+                            pass.left(&letter);
+                        }
+                        Done::Postponed => {
+                            add(&self.run.counters.postponed, 1);
+                            return Ok(());
+                        }
+                    }
+                    if self.run.asked == Asked::ByItself && self.published >= AT_ONCE {
+                        add(&self.run.counters.postponed, 1);
+                        return Ok(());
+                    }
+                }
+                // What is behind in the key's order stays, and there is nothing else to look for.
+                if pass.stop && loose == 0 {
                     return Ok(());
                 }
-                left = Cursor::default();
+            }
+            if pass.changed {
                 continue;
             }
-            for letter in letters {
-                if !self.wants(&letter, decision.as_ref()) {
-                    left.leave(&letter);
-                    // What is behind it in its order stays as well.
-                    if letter.parks {
-                        left.stop = true;
-                    }
-                    continue;
-                }
-                if left.stop && letter.parks {
-                    left.leave(&letter);
-                    continue;
-                }
-                loose = loose.saturating_sub(u64::from(!letter.parks));
-                match self.publish(&letter).await? {
-                    Done::Gone => left.gone(&letter),
-                    Done::Failed => {
-                        left.leave(&letter);
-                        left.stop |= letter.parks;
-                    }
-                }
+            if pass.parking || self.release(quiet).await? {
+                return Ok(());
             }
         }
     }
@@ -440,27 +525,36 @@ impl OneKey {
         })
     }
 
-    async fn discard(&self) -> Result<(), Error> {
-        let mut left = Cursor::default();
+    /// Removes what is meant, up to the last one that was seen; then lets the key go if nothing is
+    /// left.
+    async fn discard(&mut self, last: &Place) -> Result<(), Error> {
         loop {
             self.run.go_on()?;
             let quiet = self.quiet().await?;
-            let letters = left.page(self).await?;
-            if letters.is_empty() {
-                if left.parking || self.release(quiet).await? {
-                    return Ok(());
+            let mut pass = Pass::default();
+            let mut cursor = Cursor::default();
+            loop {
+                let letters = cursor.page(self).await?;
+                if letters.is_empty() {
+                    break;
                 }
-                left = Cursor::default();
+                for letter in letters {
+                    self.run.go_on()?;
+                    cursor.pass(&letter.place);
+                    if letter.place <= *last && self.run.is_meant(&letter) {
+                        self.remove(&letter).await?;
+                        add(&self.run.counters.discarded, 1);
+                        pass.changed = true;
+                    } else {
+                        pass.left(&letter);
+                    }
+                }
+            }
+            if pass.changed {
                 continue;
             }
-            for letter in letters {
-                if self.run.is_meant(&letter) {
-                    self.remove(&letter).await?;
-                    add(&self.run.counters.discarded, 1);
-                    left.gone(&letter);
-                } else {
-                    left.leave(&letter);
-                }
+            if pass.parking || self.release(quiet).await? {
+                return Ok(());
             }
         }
     }
@@ -470,7 +564,7 @@ impl OneKey {
         Ok(handle.quiet(self.table, self.key.clone()).await?)
     }
 
-    /// The table holds nothing of the key that parks it; says whether the key is free, too.
+    /// The table holds nothing that parks the key; says whether the key is free, too.
     async fn release(&self, quiet: Quiet) -> Result<bool, Error> {
         match quiet {
             Quiet::NotParked => Ok(true),
@@ -480,20 +574,29 @@ impl OneKey {
             }
             Quiet::Since(since) => {
                 let handle = &self.run.replayer.handle;
-                let released = handle.release(self.table, self.key.clone(), since).await?;
-                Ok(released)
+                let released = handle.release(self.table, self.key.clone(), since);
+                Ok(released.await?)
             }
         }
     }
 
-    async fn publish(&self, letter: &DeadLetter) -> Result<Done, Error> {
-        let run = &self.run;
-        let (record, label) = match &letter.record {
-            Some(record) => (record.clone(), letter.label.clone()),
-            None => match run.replayer.recoder.record(self.table, letter).await {
+    async fn publish(&mut self, outline: &DeadLetter) -> Result<Done, Error> {
+        let run = Arc::clone(&self.run);
+        run.pace.wait(&run.replayer.phase).await;
+        run.go_on()?;
+        let Some(letter) = self.store().get(outline).await? else {
+            return Ok(Done::Gone);
+        };
+        let attempts = letter
+            .failure
+            .as_ref()
+            .map_or(0, |failure| failure.attempts);
+        let (record, label) = match letter.record.clone() {
+            Some(record) => (record, letter.label.clone()),
+            None => match self.decode(&letter).await? {
                 Ok(Some(made)) => made,
                 Ok(None) => {
-                    self.remove(letter).await?;
+                    self.remove(&letter).await?;
                     add(&run.counters.skipped, 1);
                     return Ok(Done::Gone);
                 }
@@ -501,30 +604,50 @@ impl OneKey {
                     let failure = Failure {
                         kind: Reason::Undecodable.name().to_owned(),
                         message,
-                        attempts: 0,
+                        attempts,
                     };
-                    return self.failed(letter, Reason::Undecodable, &failure).await;
+                    return self.failed(&letter, Reason::Undecodable, &failure).await;
                 }
             },
         };
-        run.pace.wait().await;
         let replay = pipeline::Replay {
             table: self.table,
             record,
             label,
-            attempts: letter
-                .failure
-                .as_ref()
-                .map_or(0, |failure| failure.attempts),
+            attempts,
         };
         match run.replayer.handle.replay(replay).await? {
             Replayed::Published => {
-                self.remove(letter).await?;
+                self.remove(&letter).await?;
                 add(&run.counters.published, 1);
+                self.published += 1;
                 Ok(Done::Gone)
             }
-            Replayed::Failed(reason, failure) => self.failed(letter, reason, &failure).await,
+            Replayed::Failed(reason, failure) => self.failed(&letter, reason, &failure).await,
+            Replayed::Postponed => Ok(Done::Postponed),
         }
+    }
+
+    /// Makes a record of a row that could not be decoded; the error is for a person.
+    async fn decode(
+        &self,
+        letter: &DeadLetter,
+    ) -> Result<Result<Option<(Record, Label)>, String>, Error> {
+        let replayer = &self.run.replayer;
+        let made = replayer.recoder.record(self.table, letter).await;
+        let Ok(Some((record, _))) = &made else {
+            return Ok(made);
+        };
+        // A key that can be read now may have dead letters of its own, which go first.
+        if record.key != letter.key {
+            let quiet = replayer.handle.quiet(self.table, record.key.clone());
+            if quiet.await? != Quiet::NotParked {
+                return Ok(Err(
+                    "its key has dead letters: replay those first".to_owned()
+                ));
+            }
+        }
+        Ok(made)
     }
 
     async fn failed(
@@ -536,9 +659,8 @@ impl OneKey {
         add(&self.run.counters.failed, 1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |since| since.as_millis() as i64);
-        self.store()
-            .failed_again(letter, reason, failure, now)
-            .await?;
+        let failed = self.store().failed_again(letter, reason, failure, now);
+        failed.await?;
         Ok(Done::Failed)
     }
 
@@ -563,46 +685,41 @@ impl OneKey {
     }
 }
 
-/// How far a key has been looked at, and what was left.
+impl Pass {
+    /// A dead letter stays.
+    fn left(&mut self, letter: &DeadLetter) {
+        self.parking |= letter.parks;
+        // What is behind it in its order stays as well.
+        self.stop |= letter.parks;
+    }
+}
+
+/// How far the dead letters of a key have been looked at.
 #[derive(Debug, Default)]
 struct Cursor {
-    /// The last place looked at.
     last: Option<Place>,
-    /// Places left behind at the time of `last`: a page begins with that time.
-    left: HashSet<Place>,
-    /// Whether something was left that keeps the key parked.
-    parking: bool,
-    /// Whether nothing more of the key's order is published.
-    stop: bool,
+    /// Places of the time of `last`: a page begins with that time.
+    seen: HashSet<Place>,
 }
 
 impl Cursor {
-    /// The next dead letters of the key, without those that were left.
+    /// The next dead letters of the key.
     async fn page(&self, of: &OneKey) -> Result<Vec<DeadLetter>, Error> {
         let from = self.last.as_ref().map(|place| place.position.time);
-        // Those that were left at this time are read once more.
-        let limit = PAGE.saturating_add(i32::try_from(self.left.len()).unwrap_or(i32::MAX));
+        // Those that were seen at this time are read once more.
+        let limit = PAGE.saturating_add(i32::try_from(self.seen.len()).unwrap_or(i32::MAX));
         let letters = of.store().of_key(of.table_name(), &of.key, from, limit);
         let mut letters = letters.await?;
-        letters.retain(|letter| !self.left.contains(&letter.place));
+        letters.retain(|letter| !self.seen.contains(&letter.place));
         Ok(letters)
     }
 
     fn pass(&mut self, place: &Place) {
         let same = |last: &Place| last.position.time == place.position.time;
         if !self.last.as_ref().is_some_and(same) {
-            self.left.clear();
+            self.seen.clear();
         }
         self.last = Some(place.clone());
-    }
-
-    fn leave(&mut self, letter: &DeadLetter) {
-        self.pass(&letter.place);
-        self.left.insert(letter.place.clone());
-        self.parking |= letter.parks;
-    }
-
-    fn gone(&mut self, letter: &DeadLetter) {
-        self.pass(&letter.place);
+        self.seen.insert(place.clone());
     }
 }

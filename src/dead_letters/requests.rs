@@ -90,6 +90,7 @@ pub struct Requests {
     list: PreparedStatement,
     read: PreparedStatement,
     update: PreparedStatement,
+    move_on: PreparedStatement,
 }
 
 impl Requests {
@@ -124,6 +125,10 @@ impl Requests {
             .await?,
             update: prepare(format!(
                 "UPDATE {table} SET state = ?, progress = ? WHERE relay = ? AND id = ?"
+            ))
+            .await?,
+            move_on: prepare(format!(
+                "UPDATE {table} SET state = ? WHERE relay = ? AND id = ? IF state = ?"
             ))
             .await?,
             relay: relay.to_owned(),
@@ -194,6 +199,35 @@ impl Requests {
                 progress: Progress::default(),
                 error: None,
             })
+        })
+    }
+
+    /// Begins a request; says whether it is still there to be carried out. One that was begun before
+    /// and cut off is.
+    ///
+    /// # Errors
+    ///
+    /// When ScyllaDB does not answer.
+    pub async fn take(&self, id: Uuid) -> Result<bool, Error> {
+        Ok(self.move_on(id, State::Open, State::Running).await?
+            || self.report(id).await?.state == State::Running)
+    }
+
+    /// Takes a request back that nobody has begun; says whether that was so.
+    ///
+    /// # Errors
+    ///
+    /// When ScyllaDB does not answer.
+    pub async fn withdraw(&self, id: Uuid) -> Result<bool, Error> {
+        self.move_on(id, State::Open, State::Failed).await
+    }
+
+    async fn move_on(&self, id: Uuid, from: State, to: State) -> Result<bool, Error> {
+        let values = (to.name(), &self.relay, CqlTimeuuid::from(id), from.name());
+        let answer = self.session.execute_unpaged(&self.move_on, values).await;
+        let answer = answer.map_err(|e| Error::Write(Box::new(e)))?;
+        crate::ownership::applied(answer).map_err(|_| Error::Form {
+            column: "[applied]",
         })
     }
 

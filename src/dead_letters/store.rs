@@ -1,6 +1,8 @@
 //! The table of dead letters.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -148,6 +150,8 @@ struct LetterRow {
     attempts: Option<i32>,
     first_failed: Option<CqlTimestamp>,
     last_failed: Option<CqlTimestamp>,
+    put_at: Option<i64>,
+    failed_at: Option<i64>,
 }
 
 /// The same without what may be large.
@@ -168,6 +172,8 @@ struct OutlineRow {
     attempts: Option<i32>,
     first_failed: Option<CqlTimestamp>,
     last_failed: Option<CqlTimestamp>,
+    put_at: Option<i64>,
+    failed_at: Option<i64>,
 }
 
 impl From<OutlineRow> for LetterRow {
@@ -190,6 +196,8 @@ impl From<OutlineRow> for LetterRow {
             attempts: row.attempts,
             first_failed: row.first_failed,
             last_failed: row.last_failed,
+            put_at: row.put_at,
+            failed_at: row.failed_at,
         }
     }
 }
@@ -223,6 +231,8 @@ struct NewRow<'l> {
     attempts: MaybeUnset<i32>,
     first_failed: MaybeUnset<CqlTimestamp>,
     last_failed: MaybeUnset<CqlTimestamp>,
+    #[scylla(rename = "[timestamp]")]
+    stamp: i64,
 }
 
 /// Dead letters, one after the other.
@@ -233,14 +243,22 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// The next one; `None` at the end.
+    /// The next one; `None` at the end. One that makes no sense is logged and left out, so that it
+    /// stands in no other's way.
     ///
     /// # Errors
     ///
-    /// When a page cannot be read, or a row not understood.
+    /// When a page cannot be read.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, Error> {
-        let row = self.rows.try_next().await.map_err(read_error)?;
-        row.map(|row| letter(&self.source, row.into())).transpose()
+        while let Some(row) = self.rows.try_next().await.map_err(read_error)? {
+            match letter(&self.source, row.into()) {
+                Ok(letter) => return Ok(Some(letter)),
+                Err(error) => {
+                    tracing::error!(table = self.source, %error, "a dead letter is left out")
+                }
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -249,7 +267,7 @@ impl Walk {
 pub struct ParkedKey {
     /// The key.
     pub key: Bytes,
-    /// Whether any of its dead letters was exhausted.
+    /// Whether any of its dead letters may be replayed without a person.
     pub exhausted: bool,
 }
 
@@ -265,6 +283,8 @@ pub struct Store {
     keys: PreparedStatement,
     of_key: PreparedStatement,
     of_key_from: PreparedStatement,
+    get: PreparedStatement,
+    clock: Arc<AtomicI64>,
 }
 
 impl Store {
@@ -284,30 +304,53 @@ impl Store {
         let partition = "relay = ? AND source = ? AND bucket = ?";
         let place = format!("{partition} AND key = ? AND written = ? AND seq = ? AND stream = ?");
         let columns: Vec<&str> = COLUMNS.split(", ").collect();
+        // The order of writes is decided here and not by the clocks of the nodes that take them.
         let insert = prepare(format!(
-            "INSERT INTO {table} (relay, source, bucket, {COLUMNS}) VALUES (?, ?, ?, {})",
+            "INSERT INTO {table} (relay, source, bucket, {COLUMNS}) VALUES (?, ?, ?, {}) \
+             USING TIMESTAMP ?",
             vec!["?"; columns.len()].join(", ")
         ));
         let fail = prepare(format!(
-            "UPDATE {table} SET reason = ?, error_kind = ?, error = ?, attempts = ?, \
+            "UPDATE {table} USING TIMESTAMP ? SET reason = ?, error_kind = ?, error = ?, attempts = ?, \
              last_failed = ? WHERE {place}"
         ));
-        let select = format!("SELECT {COLUMNS} FROM {table} WHERE {partition}");
+        let stamps = "writetime(parks) AS put_at, writetime(last_failed) AS failed_at";
+        let select = format!("SELECT {COLUMNS}, {stamps} FROM {table} WHERE");
+        let outlines = format!("{} {partition}", select.replace(" payload, headers,", ""));
         let keys = format!("SELECT key, reason, parks FROM {table} WHERE {partition}");
         Ok(Self {
             insert: insert.await?,
             fail: fail.await?,
-            delete: prepare(format!("DELETE FROM {table} WHERE {place}")).await?,
-            scan: prepare(select.replace(" payload, headers,", "")).await?,
+            delete: prepare(format!(
+                "DELETE FROM {table} USING TIMESTAMP ? WHERE {place}"
+            ))
+            .await?,
+            scan: prepare(outlines.clone()).await?,
             keys: prepare(keys).await?,
-            of_key: prepare(format!("{select} AND key = ? LIMIT ?")).await?,
-            of_key_from: prepare(format!("{select} AND key = ? AND written >= ? LIMIT ?")).await?,
+            of_key: prepare(format!("{outlines} AND key = ? LIMIT ?")).await?,
+            of_key_from: prepare(format!("{outlines} AND key = ? AND written >= ? LIMIT ?"))
+                .await?,
+            get: prepare(format!("{select} {place}")).await?,
+            clock: Arc::default(),
             relay: relay.to_owned(),
             session,
         })
     }
 
-    /// Writes a dead letter. Of one that is there already, a parked one changes nothing of why.
+    /// A timestamp for a write that is to come after `last`: never twice the same.
+    pub fn stamp(&self, last: i64) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = since
+            .map_or(0, |since| since.as_micros() as i64)
+            .max(last + 1);
+        let next = |before: i64| Some(now.max(before + 1));
+        let before = self
+            .clock
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        now.max(before.unwrap_or_default() + 1)
+    }
+
+    /// Writes a dead letter, with its stamp: writing it again changes nothing. Of one that is there already, a parked one changes nothing of why.
     ///
     /// # Errors
     ///
@@ -347,6 +390,7 @@ impl Store {
             attempts: known(failed, i32::try_from(failure.attempts).unwrap_or(i32::MAX)),
             first_failed: known(failed, CqlTimestamp(letter.first_failed_millis)),
             last_failed: known(failed, CqlTimestamp(letter.last_failed_millis)),
+            stamp: letter.stamp,
         };
         self.write(&self.insert, row).await
     }
@@ -364,6 +408,7 @@ impl Store {
         at_millis: i64,
     ) -> Result<(), Error> {
         let values = (
+            self.stamp(letter.stamp),
             reason.name(),
             &failure.kind,
             &failure.message,
@@ -388,6 +433,7 @@ impl Store {
     pub async fn remove(&self, letter: &DeadLetter) -> Result<(), Error> {
         let place = &letter.place;
         let values = (
+            self.stamp(letter.stamp),
             &self.relay,
             &letter.table,
             bucket(&letter.key),
@@ -445,7 +491,9 @@ impl Store {
                 if parks != Some(true) {
                     continue;
                 }
-                let exhausted = reason.as_deref() == Some(Reason::Exhausted.name());
+                let exhausted = reason
+                    .as_deref()
+                    .is_none_or(|reason| reason.parse().is_ok_and(Reason::is_replayed_by_itself));
                 match &mut parked {
                     Some(parked) if parked.key == key => parked.exhausted |= exhausted,
                     _ => {
@@ -462,8 +510,31 @@ impl Store {
         Ok(())
     }
 
+    /// A dead letter with its payload and headers; `None` if it is not there any more.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read or understood.
+    pub async fn get(&self, outline: &DeadLetter) -> Result<Option<DeadLetter>, Error> {
+        let place = &outline.place;
+        let values = (
+            &self.relay,
+            &outline.table,
+            bucket(&outline.key),
+            &outline.key[..],
+            place.position.time,
+            place.position.seq,
+            &place.stream,
+        );
+        let rows = self.session.execute_iter(self.get.clone(), values).await;
+        let rows = rows.map_err(read_error)?;
+        let mut rows = rows.rows_stream::<LetterRow>().map_err(read_error)?;
+        let row = rows.try_next().await.map_err(read_error)?;
+        row.map(|row| letter(&outline.table, row)).transpose()
+    }
+
     /// The first `limit` dead letters of a key whose log rows were written at `from` or later, in
-    /// the order of their places.
+    /// the order of their places. Their records are without payload and headers.
     ///
     /// # Errors
     ///
@@ -489,10 +560,10 @@ impl Store {
             }
         };
         let rows = rows.map_err(read_error)?;
-        let mut rows = rows.rows_stream::<LetterRow>().map_err(read_error)?;
+        let mut rows = rows.rows_stream::<OutlineRow>().map_err(read_error)?;
         let mut letters = Vec::new();
         while let Some(row) = rows.try_next().await.map_err(read_error)? {
-            letters.push(letter(source, row)?);
+            letters.push(letter(source, row.into())?);
         }
         Ok(letters)
     }
@@ -502,6 +573,10 @@ impl Keep for Store {
     fn keep(&self, letter: Arc<DeadLetter>) -> BoxFuture<'static, Result<(), Error>> {
         let store = self.clone();
         async move { store.put(&letter).await }.boxed()
+    }
+
+    fn stamp(&self) -> i64 {
+        Store::stamp(self, 0)
     }
 }
 
@@ -570,6 +645,7 @@ fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
         record,
         first_failed_millis: millis(row.first_failed),
         last_failed_millis: millis(row.last_failed),
+        stamp: row.put_at.max(row.failed_at).unwrap_or_default(),
     })
 }
 

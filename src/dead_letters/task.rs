@@ -39,7 +39,7 @@ pub struct Task {
     pub config: config::DeadLetters,
     /// The relay's counters.
     pub metrics: Arc<Metrics>,
-    /// Whether there may be exhausted dead letters from before.
+    /// Whether there may be dead letters from before that need no person.
     pub exhausted: bool,
 }
 
@@ -87,7 +87,8 @@ impl Task {
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut exhausted = Exhausted {
             maybe: self.exhausted,
-            counted: self.metrics.dead_letters_exhausted.get(),
+            // A run before this one may not have looked at what was counted.
+            counted: 0,
             not_before: None,
         };
         loop {
@@ -102,7 +103,8 @@ impl Task {
                         exhausted.not_before = None;
                     }
                 }
-                _ = poll.tick() => self.answer().await?,
+                // What a person did may have left something for a replay without one.
+                _ = poll.tick() => exhausted.maybe |= self.answer().await?,
             }
             exhausted.look(&self.metrics);
             let open = *breaker.borrow() == breaker::State::Open;
@@ -115,9 +117,10 @@ impl Task {
     async fn by_itself(&self, exhausted: &mut Exhausted) -> Result<(), Error> {
         let order = Order {
             action: Action::Replay,
-            filter: Filter::exhausted(),
+            filter: Filter::default(),
             rate: None,
             dry_run: false,
+            asked_at: 0,
         };
         self.replayer.recoder.forget().await;
         let (progress, _) = watch::channel(Progress::default());
@@ -130,7 +133,7 @@ impl Task {
             Ok(done) => {
                 // What is left waits behind something that a person must look at, or has failed
                 // again.
-                exhausted.maybe = done.failed > 0;
+                exhausted.maybe = done.failed + done.postponed > 0;
                 if done.planned > 0 {
                     tracing::info!(
                         published = done.published,
@@ -145,16 +148,21 @@ impl Task {
         }
     }
 
-    /// Carries out what is asked, until nothing is.
-    async fn answer(&self) -> Result<(), Error> {
+    /// Carries out what is asked, until nothing is; says whether anything was.
+    async fn answer(&self) -> Result<bool, Error> {
+        let mut answered = false;
         loop {
             let open = match self.requests.open().await {
                 Ok(open) => open,
-                Err(error) => return self.survive(error.into(), "read requests"),
+                Err(error) => {
+                    self.survive(error.into(), "read requests")?;
+                    return Ok(answered);
+                }
             };
             let Some(request) = open.into_iter().next() else {
-                return Ok(());
+                return Ok(answered);
             };
+            answered = true;
             match request.order {
                 Ok(order) => self.carry_out(request.id, &order).await?,
                 Err(error) => {
@@ -164,17 +172,24 @@ impl Task {
                         error: Some(format!("the request cannot be understood: {error}")),
                     };
                     if let Err(error) = self.requests.tell(request.id, &report).await {
-                        return self.survive(error.into(), "answer a request");
+                        self.survive(error.into(), "answer a request")?;
+                        return Ok(answered);
                     }
                 }
             }
             if *self.replayer.phase.borrow() > Phase::Running {
-                return Ok(());
+                return Ok(answered);
             }
         }
     }
 
     async fn carry_out(&self, id: Uuid, order: &Order) -> Result<(), Error> {
+        match self.requests.take(id).await {
+            Ok(true) => {}
+            // It was withdrawn.
+            Ok(false) => return Ok(()),
+            Err(error) => return self.survive(error.into(), "take a request"),
+        }
         tracing::info!(request = %id, action = ?order.action, "a request is carried out");
         self.replayer.recoder.forget().await;
         let (progress, seen) = watch::channel(Progress::default());

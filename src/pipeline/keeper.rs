@@ -6,14 +6,17 @@
 //!    its memory is bounded by the pipeline's limits.
 //! 2. A write that fails, or panics, is made again after a pause, for ever.
 //! 3. At most [`CONCURRENT_WRITES`] writes are under way.
+//! 4. Of the dead letters of a key whose order counts, one is written at a time, in the order in
+//!    which they were taken: one that is durable has all before it durable.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
+use super::lanes::LaneKey;
 use super::permits::Admitted;
 use crate::dead_letters::{DeadLetter, Error, Keep};
 use crate::runtime::Chain;
@@ -34,6 +37,14 @@ struct Entry {
     failures: u32,
 }
 
+impl Entry {
+    /// The key, if its order counts.
+    fn key(&self) -> Option<LaneKey> {
+        let key = || (self.admitted.table, self.admitted.key.clone());
+        self.letter.parks.then(key)
+    }
+}
+
 type Written = Result<(), Error>;
 
 /// A dead letter whose write has been acknowledged.
@@ -48,6 +59,8 @@ pub(super) struct Keeper {
     metrics: Arc<Metrics>,
     entries: HashMap<u64, Entry>,
     waiting: VecDeque<u64>,
+    /// Of each key whose order counts, what waits behind the one that is written.
+    behind: HashMap<LaneKey, VecDeque<u64>>,
     paused: BTreeSet<(Instant, u64)>,
     writes: JoinSet<Written>,
     tasks: HashMap<Id, u64>,
@@ -63,6 +76,7 @@ impl Keeper {
             metrics,
             entries: HashMap::new(),
             waiting: VecDeque::new(),
+            behind: HashMap::new(),
             paused: BTreeSet::new(),
             writes: JoinSet::new(),
             tasks: HashMap::new(),
@@ -89,10 +103,36 @@ impl Keeper {
             letter: Arc::new(letter),
             failures: 0,
         };
-        self.entries.insert(self.next, entry);
-        self.waiting.push_back(self.next);
+        let number = self.next;
         self.next += 1;
+        let key = entry.key();
+        self.entries.insert(number, entry);
+        match key.map(|key| self.behind.entry(key)) {
+            Some(hash_map::Entry::Occupied(mut behind)) => behind.get_mut().push_back(number),
+            Some(hash_map::Entry::Vacant(first)) => {
+                first.insert(VecDeque::new());
+                self.waiting.push_back(number);
+            }
+            None => self.waiting.push_back(number),
+        }
         self.start();
+    }
+
+    /// The dead letter is durable: the next of its key may be written.
+    fn follow(&mut self, entry: &Entry) {
+        let Some(key) = entry.key() else { return };
+        let next = self.behind.get_mut(&key).and_then(VecDeque::pop_front);
+        match next {
+            Some(next) => self.waiting.push_back(next),
+            None => {
+                self.behind.remove(&key);
+            }
+        }
+    }
+
+    /// A timestamp for a new dead letter.
+    pub(super) fn stamp(&self) -> i64 {
+        self.keep.stamp()
     }
 
     fn start(&mut self) {
@@ -145,9 +185,11 @@ impl Keeper {
         };
         let number = self.tasks.remove(&task)?;
         let Some(failure) = failure else {
+            let entry = self.entries.remove(&number)?;
+            self.follow(&entry);
             let Entry {
                 admitted, letter, ..
-            } = self.entries.remove(&number)?;
+            } = entry;
             if let Some(health) = &self.health {
                 health.ok();
             }

@@ -203,6 +203,39 @@ impl<T> Lanes<T> {
         removed.items.into_iter().map(|(_, item)| item).collect()
     }
 
+    /// Takes out the heads that `pick` picks, of lanes that are not in flight.
+    pub fn withdrawn(&mut self, pick: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut items = Vec::new();
+        for slot in 0..self.slots.len() {
+            let Some(lane) = &mut self.slots[slot] else {
+                continue;
+            };
+            let picked = lane.items.front().is_some_and(|(_, item)| pick(item));
+            if lane.state == State::InFlight || !picked {
+                continue;
+            }
+            if let State::Waiting(due) = lane.state {
+                let number = lane.items.front().expect("a lane has items").0;
+                self.waiting.remove(&(due, number, slot));
+                lane.state = State::Ready;
+                self.ready.push_back(slot);
+            }
+            lane.failures = 0;
+            items.extend(lane.items.pop_front().map(|(_, item)| item));
+            self.len -= 1;
+            if lane.items.is_empty() {
+                let removed = self.slots[slot].take().expect("the lane exists");
+                self.by_key.remove(&removed.key);
+                self.free.push(slot);
+            }
+        }
+        if !items.is_empty() {
+            let slots = &self.slots;
+            self.ready.retain(|slot| slots[*slot].is_some());
+        }
+        items
+    }
+
     /// The head's attempt failed: counts it and returns how often this head has failed. The lane
     /// then stands still until [`Lanes::retry_at`] says when to go on.
     pub fn failed(&mut self, lane: LaneId) -> u32 {
@@ -356,6 +389,26 @@ mod tests {
             .map(|(_, i)| i)
             .collect();
         assert_eq!(order, [3, 1, 2, 4]);
+    }
+
+    #[test]
+    fn a_withdrawn_head_leaves_its_lane_ready_or_gone() {
+        let mut lanes = Lanes::new();
+        for (lane, item) in [(0, 1), (0, 2), (1, 10), (2, 20), (3, 30)] {
+            lanes.push(key(lane), item);
+        }
+        let (flying, _) = next(&mut lanes).expect("lane 0");
+        let (failed, _) = next(&mut lanes).expect("lane 1");
+        lanes.failed(failed);
+        lanes.retry_at(failed, millis(100));
+        assert_eq!(lanes.withdrawn(|item| *item != 30), [10, 20]);
+        assert_eq!((lanes.len(), lanes.lanes(), lanes.next_due()), (3, 2, None));
+        assert_eq!(lanes.acknowledged(flying), 1);
+        assert_eq!(lanes.withdrawn(|item| *item == 2), [2]);
+        assert_eq!(next(&mut lanes).map(|(_, item)| item), Some(30));
+        lanes.push(key(0), 3);
+        assert_eq!(next(&mut lanes).map(|(_, item)| item), Some(3));
+        assert_eq!(next(&mut lanes), None);
     }
 
     #[test]

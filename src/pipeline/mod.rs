@@ -13,7 +13,9 @@
 //! 4. A record that fails is attempted again, in its key's order, until it succeeds, its attempts
 //!    are used up, or the relay stops; other keys go on.
 //! 5. While a key is parked, its events join its dead letters.
-//! 6. While the breaker is open nothing is attempted, and waiting uses up no attempts.
+//! 6. While the breaker is open nothing is attempted, and waiting uses up no attempts. A replay does
+//!    not wait: its caller is told.
+//! 7. Nothing is sent after the time until which this process may publish.
 //!
 //! Deliberately absent: decoding, topics and headers, positions of the log.
 
@@ -86,6 +88,8 @@ pub enum Replayed {
     Published,
     /// It failed again, for this reason.
     Failed(Reason, Failure),
+    /// Nothing was attempted, or its attempt was a probe that failed: Kafka takes no records now.
+    Postponed,
 }
 
 /// Opens the sink and makes a pipeline before it. Records flow as soon as [`Pipeline::run`] does.

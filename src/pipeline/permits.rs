@@ -83,6 +83,19 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
+    /// Whether it is a replay.
+    pub(super) fn is_replay(&self) -> bool {
+        matches!(self.owner, Owner::Replay { .. })
+    }
+
+    /// Gives a replay back: Kafka takes no records now.
+    pub(super) fn postpone(self) {
+        if let Owner::Replay { reply, .. } = self.owner {
+            // A replay that has been given up does not need to know.
+            drop(reply.send(Replayed::Postponed));
+        }
+    }
+
     /// Settles the row or tells the replay, then gives the permits back.
     pub(super) fn settle(self) {
         match self.owner {

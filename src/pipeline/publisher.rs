@@ -76,6 +76,7 @@ pub struct Pipeline {
     parking: Parking,
     tables: Vec<String>,
     kafka: Option<Reporter>,
+    publish_until: Option<watch::Receiver<Instant>>,
     drain_timeout: Duration,
     origin: Instant,
     /// Nothing is sent before: the producer's queue was full.
@@ -123,6 +124,7 @@ impl Pipeline {
             parking: Parking::new(config.dead_letters.max_parked_keys.get()),
             tables: Vec::new(),
             kafka: None,
+            publish_until: None,
             drain_timeout: config.shutdown.drain_timeout,
             origin: Instant::now(),
             stalled_until: None,
@@ -141,6 +143,14 @@ impl Pipeline {
         self.keeper = Some(Keeper::new(dead_letters.keep, metrics));
         self.parking = dead_letters.parking;
         self.tables = dead_letters.tables;
+        self
+    }
+
+    /// Publishes only before the time that `until` holds: whoever may take this process's place does
+    /// not do so before. Without this, it publishes without limit.
+    #[must_use]
+    pub fn with_limit(mut self, until: watch::Receiver<Instant>) -> Self {
+        self.publish_until = Some(until);
         self
     }
 
@@ -186,6 +196,7 @@ impl Pipeline {
                 biased;
                 changed = phase.changed(), if phase_open => phase_open = changed.is_ok(),
                 _ = self.reports.recv_many(&mut reports, BATCH) => self.reported(&mut reports),
+                () = extended(&mut self.publish_until) => {}
                 kept = written(&mut self.keeper) => self.kept(kept),
                 Some(command) = self.input.commands.recv() => self.answer(command),
                 count = self.input.admitted.recv_many(&mut admitted, BATCH), if self.input_open => {
@@ -223,6 +234,9 @@ impl Pipeline {
                 (Owner::Row(_), _) if self.parking.is_parked(item.table, &item.key) => {
                     self.join(item);
                 }
+                (Owner::Replay { .. }, _) if self.breaker.state() == State::Open => {
+                    item.postpone();
+                }
                 _ => self.lanes.push((item.table, item.key.clone()), item),
             }
         }
@@ -230,12 +244,6 @@ impl Pipeline {
 
     /// Does what is due; says whether more could be sent at once.
     fn work(&mut self, now: Instant) -> bool {
-        if let Some(at) = self.reopen_at {
-            if now < at {
-                return false;
-            }
-            self.reopen(now);
-        }
         let elapsed = self.since_origin(now);
         self.lanes.due(elapsed);
         if let Some(keeper) = &mut self.keeper {
@@ -243,6 +251,15 @@ impl Pipeline {
         }
         let transition = self.breaker.tick(elapsed);
         self.moved(transition);
+        if let Some(at) = self.reopen_at {
+            if now < at {
+                return false;
+            }
+            self.reopen(now);
+        }
+        if !self.may_publish(now) {
+            return false;
+        }
         if self.stalled_until.is_some_and(|until| now < until) {
             return false;
         }
@@ -253,6 +270,12 @@ impl Pipeline {
             }
         }
         self.lanes.has_ready()
+    }
+
+    /// Whether this process owns the relay's name, as far as it knows.
+    fn may_publish(&self, now: Instant) -> bool {
+        let until = self.publish_until.as_ref();
+        until.is_none_or(|until| now < *until.borrow())
     }
 
     fn wake_at(&self, deadline: Option<Instant>) -> Option<Instant> {
@@ -377,6 +400,10 @@ impl Pipeline {
         let spared = ticket.is_probe() && error.kind.is_outage();
         if class == Class::Transient && (spared || !error.kind.uses_up_attempts()) {
             self.failures.log(error, 0, now);
+            if self.breaker.state() == State::Open && self.lanes.head(lane).is_replay() {
+                let head = self.lanes.acknowledged(lane);
+                return head.postpone();
+            }
             let due = self.since_origin(now) + self.policy.delay_after(1);
             return self.lanes.retry_at(lane, due);
         }
@@ -500,6 +527,7 @@ impl Pipeline {
             record,
             first_failed_millis: now,
             last_failed_millis: now,
+            stamp: keeper.stamp(),
         };
         if let Some(failure) = &letter.failure {
             self.failures.log_buried(&letter, failure, Instant::now());
@@ -548,6 +576,11 @@ impl Pipeline {
             return;
         };
         self.input.breaker.send_replace(to);
+        if to == State::Open {
+            for replay in self.lanes.withdrawn(Admitted::is_replay) {
+                replay.postpone();
+            }
+        }
         self.metrics.breaker_state.set(match to {
             State::Closed => 0,
             State::HalfOpen => 1,
@@ -622,6 +655,17 @@ impl Pipeline {
         }
         summary
     }
+}
+
+/// The time until which it may be published has changed; waits for ever where there is none.
+async fn extended(until: &mut Option<watch::Receiver<Instant>>) {
+    if let Some(until) = until
+        && until.changed().await.is_ok()
+    {
+        return;
+    }
+    // Nobody extends it any more.
+    std::future::pending().await
 }
 
 /// The end of a write of a dead letter; waits for ever where there is none.

@@ -203,6 +203,10 @@ impl Keep for Shelf {
         }
         .boxed()
     }
+
+    fn stamp(&self) -> i64 {
+        1
+    }
 }
 
 const ROOMY: (usize, usize) = (1000, 1 << 20);

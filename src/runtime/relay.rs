@@ -7,7 +7,7 @@ use std::time::Duration;
 use scylla::client::session::Session;
 use scylla::statement::{Consistency, Statement};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::health::{Board, Monitor, Part, Progress, Watched};
 use super::owner;
@@ -111,11 +111,19 @@ pub async fn run(
         Role::Relay,
     );
     let ownership = Arc::new(ownership.await?);
-    tokio::select! {
-        claimed = owner::claim(&ownership) => claimed?,
-        () = &mut stop => return Ok(Summary { checkpointed: true, ..Summary::default() }),
-    }
-    let started = Relay::start(&config, &hooks, session, Arc::clone(&ownership)).await;
+    let claimed = tokio::select! {
+        until = owner::claim(&ownership) => Some(until),
+        () = &mut stop => None,
+    };
+    let Some(until) = claimed else {
+        // A claim that was under way may have been made.
+        give_up(&ownership).await;
+        return Ok(Summary {
+            checkpointed: true,
+            ..Summary::default()
+        });
+    };
+    let started = Relay::start(&config, &hooks, session, (Arc::clone(&ownership), until)).await;
     let Ok(mut relay) = started else {
         give_up(&ownership).await;
         return started.map(|_| Summary::default());
@@ -128,6 +136,16 @@ pub async fn run(
         () = &mut stop => None,
     };
     hooks.health.close();
+    let lost = |fatal: &Fatal| fatal.task.kind == Kind::Lease;
+    let fatal = match fatal {
+        Some(fatal) if lost(&fatal) => {
+            // Its new owner has begun where the last checkpoint is: every word more is one too many.
+            tracing::error!("the relay ends at once, without a last checkpoint");
+            drop(relay);
+            return Err(fatal.into());
+        }
+        other => other,
+    };
     let (summary, more) = relay.stop(config.shutdown.drain_timeout).await;
     give_up(&ownership).await;
     tracing::info!(
@@ -154,11 +172,13 @@ impl Relay {
         config: &Arc<Config>,
         hooks: &Hooks,
         session: Arc<Session>,
-        ownership: Arc<Ownership>,
+        (ownership, until): (Arc<Ownership>, Instant),
     ) -> Result<Self, Error> {
         let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
         let store = checkpoint::Store::new(Arc::clone(&session), keyspace, name).await;
-        let store = Arc::new(store.map_err(Error::Checkpoints)?);
+        let (extend, until) = watch::channel(until);
+        let store = store.map_err(Error::Checkpoints)?.with_limit(until.clone());
+        let store = Arc::new(store);
         let mut relay = Self {
             supervisor: Supervisor::new(
                 config.supervision.clone(),
@@ -168,7 +188,7 @@ impl Relay {
             published: Arc::default(),
         };
         // From here on the name is renewed: what follows may take long.
-        relay.start_lease(ownership);
+        relay.start_lease(ownership, extend);
         let letters = DeadLetters::open(config, &session).await?;
         let sink = KafkaSink::new(config).map_err(Error::Producer)?;
         let metrics = Arc::clone(&hooks.metrics);
@@ -180,6 +200,7 @@ impl Relay {
             parking: letters.loaded.parking,
             tables: tables.clone(),
         });
+        let pipeline = pipeline.with_limit(until);
         let health = |part| hooks.health.reporter(part);
         let pipeline = pipeline.with_health(health(Part::Kafka), health(Part::DeadLetters));
         relay.start_pipeline(pipeline);
@@ -231,10 +252,11 @@ impl Relay {
         });
     }
 
-    fn start_lease(&mut self, ownership: Arc<Ownership>) {
+    fn start_lease(&mut self, ownership: Arc<Ownership>, until: watch::Sender<Instant>) {
+        let until = Arc::new(until);
         self.supervisor.start(Kind::Lease, move |_| {
-            let ownership = Arc::clone(&ownership);
-            async move { owner::hold(&ownership).await }
+            let (ownership, until) = (Arc::clone(&ownership), Arc::clone(&until));
+            async move { owner::hold(&ownership, &until).await }
         });
     }
 

@@ -75,6 +75,10 @@ const MAX_PROPAGATION_MS: u128 = 30_000;
 const MIN_PATIENCE: Duration = Duration::from_millis(100);
 const MAX_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How large a record may be for the producer: what is too large is the broker's and the topic's to
+/// say. librdkafka's own limit of 1,000,000 bytes is below the brokers' default of 1,048,588.
+const LARGEST_RECORD: &str = "104857600";
+
 type Inner = ThreadedProducer<Context>;
 
 /// Publishes to Kafka.
@@ -191,6 +195,7 @@ pub fn producer_properties(config: &config::Config) -> ClientConfig {
         .set("socket.connection.setup.timeout.ms", CONNECTION_SETUP)
         .set("topic.metadata.propagation.max.ms", propagation.to_string())
         .set("client.id", &config.relay.name)
+        .set("message.max.bytes", LARGEST_RECORD)
         .set("partitioner", "murmur2_random")
         .set("linger.ms", LINGER)
         .set("queue.buffering.max.messages", events.to_string())

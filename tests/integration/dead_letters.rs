@@ -274,9 +274,9 @@ async fn an_undecodable_row_is_a_dead_letter_that_can_be_mended() -> Result<()> 
         return Ok(());
     };
     let bench = Bench::new(&broker.bootstrap).await?;
-    bench
-        .relay
-        .rewrite(|yaml| yaml.replacen("    topic:", "    payload_format: json\n    topic:", 1))?;
+    let json =
+        |yaml: String| yaml.replacen("    topic:", "    payload_format: json\n    topic:", 1);
+    bench.relay.rewrite(json)?;
     let writer = Writer::new(&bench).await?;
     let relay = bench.relay.start().await?;
     let mut ids = Vec::new();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use scylla::client::session::Session;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::view;
 use crate::cli::OutputFormat;
@@ -26,6 +26,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// Pause between two looks at what a running relay has done.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Pause between two looks at whether the relay still runs.
+const OWNER_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(
     config: Arc<Config>,
@@ -44,12 +46,17 @@ pub(super) async fn run(
         here.carry_out().await?
     } else {
         let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
-        let ownership = Ownership::new(Arc::clone(&session), keyspace, name, Role::Command).await?;
+        let ownership = Ownership::new(Arc::clone(&session), keyspace, name, Role::Command);
+        let ownership = ownership.await?;
+        let requests = Requests::new(session, keyspace, name).await?;
         match ownership.claim().await? {
             Claim::Ours => owned(&ownership, here).await?,
             Claim::Held(holder) if holder.is_relay() => {
-                let requests = Requests::new(session, keyspace, name).await?;
-                ask(&requests, &order, output).await?
+                match ask(&ownership, &requests, &order, output).await? {
+                    Some(progress) => progress,
+                    // The relay has stopped without it, and the name is ours now.
+                    None => owned(&ownership, here).await?,
+                }
             }
             Claim::Held(holder) => {
                 bail!("dead letters are in the hands of {holder}: try again later")
@@ -65,6 +72,9 @@ pub(super) async fn run(
             "{} failed again; `list` and `show` say why",
             progress.failed
         );
+    }
+    if progress.postponed > 0 {
+        bail!("{} keys were put off: try again later", progress.postponed);
     }
     Ok(())
 }
@@ -147,22 +157,50 @@ impl Here {
     }
 }
 
-/// Asks the running relay, and waits until it is done.
-async fn ask(requests: &Requests, order: &Order, output: OutputFormat) -> Result<Progress> {
+/// Asks the running relay, and waits until it is done. `None` if the relay ends before it has begun:
+/// then the request is withdrawn, and the name is ours.
+async fn ask(
+    ownership: &Ownership,
+    requests: &Requests,
+    order: &Order,
+    output: OutputFormat,
+) -> Result<Option<Progress>> {
+    let signals = StopSignals::install().context("install the signal handlers")?;
     let id = requests.ask(order).await.context("ask the running relay")?;
     if output == OutputFormat::Text {
         eprintln!("the running relay carries it out (request {id})");
     }
+    let mut look_at_owner = Instant::now() + OWNER_EVERY;
     loop {
-        sleep(LOOK_EVERY).await;
-        let report = requests.report(id).await?;
-        match report.state {
-            State::Open | State::Running => {}
-            State::Done => return Ok(report.progress),
-            State::Failed => bail!(
-                "the running relay came to no end: {}",
-                report.error.unwrap_or_default()
-            ),
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = signals.stop() => {
+                if requests.withdraw(id).await? {
+                    bail!("interrupted; the request was withdrawn");
+                }
+                bail!("interrupted; the relay has begun the request and carries it out");
+            }
+        }
+        match requests.report(id).await {
+            Ok(report) => match report.state {
+                State::Open | State::Running => {}
+                State::Done => return Ok(Some(report.progress)),
+                State::Failed => bail!(
+                    "the running relay came to no end: {}",
+                    report.error.unwrap_or_default()
+                ),
+            },
+            Err(error) => tracing::warn!(%error, "a look at the request has failed"),
+        }
+        if Instant::now() >= look_at_owner {
+            look_at_owner = Instant::now() + OWNER_EVERY;
+            if ownership.claim().await? == Claim::Ours {
+                if requests.withdraw(id).await? {
+                    return Ok(None);
+                }
+                ownership.release().await?;
+                bail!("the relay has ended in the middle of it; it goes on at its next start");
+            }
         }
     }
 }

@@ -224,6 +224,7 @@ impl Replay {
             filter,
             rate: self.rate,
             dry_run: self.dry_run,
+            asked_at: now_micros(),
         })
     }
 }
@@ -240,8 +241,14 @@ impl Discard {
             filter,
             rate: None,
             dry_run: self.dry_run,
+            asked_at: now_micros(),
         })
     }
+}
+
+fn now_micros() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_micros() as i64)
 }
 
 fn parse_time(text: &str) -> Result<i64, String> {

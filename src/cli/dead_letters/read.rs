@@ -12,9 +12,6 @@ use crate::dead_letters::filter::Filter;
 use crate::dead_letters::store::{BUCKETS, bucket};
 use crate::dead_letters::{DeadLetter, Store};
 
-/// Dead letters of one key read at once, with their payloads.
-const PAGE: i32 = 16;
-
 /// Looks at what the filter means, without payloads, until `each` says no.
 async fn each(
     store: &Store,
@@ -74,7 +71,7 @@ pub(super) async fn show(store: &Store, tables: &[String], args: &Show) -> Resul
     };
     let mut found = Vec::new();
     each(store, tables, &filter, async |letter| {
-        found.push(whole(store, letter).await?);
+        found.extend(whole(store, &letter).await?);
         Ok(true)
     })
     .await?;
@@ -92,14 +89,9 @@ pub(super) async fn show(store: &Store, tables: &[String], args: &Show) -> Resul
     Ok(())
 }
 
-/// The dead letter with its payload and headers; as it was if it is gone meanwhile.
-async fn whole(store: &Store, outline: DeadLetter) -> Result<DeadLetter> {
-    let from = Some(outline.place.position.time);
-    let letters = store
-        .of_key(&outline.table, &outline.key, from, PAGE)
-        .await?;
-    let same = |letter: &DeadLetter| letter.place == outline.place;
-    Ok(letters.into_iter().find(same).unwrap_or(outline))
+/// The dead letter with its payload and headers; `None` if it is gone meanwhile.
+async fn whole(store: &Store, outline: &DeadLetter) -> Result<Option<DeadLetter>> {
+    Ok(store.get(outline).await?)
 }
 
 pub(super) async fn export(store: &Store, tables: &[String], args: &Export) -> Result<()> {
@@ -113,7 +105,9 @@ pub(super) async fn export(store: &Store, tables: &[String], args: &Export) -> R
     };
     let mut written = 0_u64;
     each(store, tables, &args.filter.filter(), async |letter| {
-        let letter = whole(store, letter).await?;
+        let Some(letter) = whole(store, &letter).await? else {
+            return Ok(true);
+        };
         writeln!(out, "{}", serde_json::to_string(&view::whole(&letter))?)?;
         written += 1;
         Ok(true)

@@ -184,6 +184,7 @@ pub(super) fn summary(action: Action, dry_run: bool, progress: &Progress) -> Str
         discarded,
         skipped,
         failed,
+        postponed,
     } = progress;
     let of = format!("{matched} dead letters of {keys} keys are meant");
     match (action, dry_run) {
@@ -196,7 +197,13 @@ pub(super) fn summary(action: Action, dry_run: bool, progress: &Progress) -> Str
                 0 => String::new(),
                 n => format!(", {n} were no events"),
             };
-            format!("{of}; {published} published, {failed} failed again{skipped}")
+            let postponed = match postponed {
+                0 => String::new(),
+                n => {
+                    format!(", {n} keys were put off (Kafka takes no records now, or see the log)")
+                }
+            };
+            format!("{of}; {published} published, {failed} failed again{skipped}{postponed}")
         }
         (Action::Discard, false) => format!("{of}; {discarded} discarded"),
     }

@@ -151,8 +151,9 @@ impl Kind {
                 ..Policy::restart(
                     Escalation::None,
                     IsEnded,
-                    "an error means that another process owns the relay's name, and two would \
-                     publish everything twice; a claim that only could not be renewed is tried again",
+                    "an error means that another process owns the relay's name: two would publish \
+                     everything twice, so it ends at once and without a last checkpoint; a claim that \
+                     only could not be renewed is tried again, and nothing is published meanwhile",
                 )
             },
             Self::Http => Policy::restart(

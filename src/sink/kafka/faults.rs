@@ -305,7 +305,10 @@ async fn a_record_that_is_refused_alone_is_the_culprit_and_its_companions_are_no
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_beyond_our_own_limit_is_too_large_at_once() {
     let broker = broker();
-    let mut sut = Sut::open(&patient(&broker));
+    let mut config = patient(&broker);
+    let limit = ("message.max.bytes".to_owned(), "1000000".to_owned());
+    config.kafka.properties.extend([limit]);
+    let mut sut = Sut::open(&config);
     let mut record = records(1, 1).remove(0);
     record.payload = Some(Bytes::from(vec![7; 2_000_000]));
     let error = sut.send(&record).expect_err("above message.max.bytes");
