@@ -8,7 +8,7 @@ use anyhow::Result;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_and_restarted() -> Result<()> {
     let case = "broker restart";
-    let Some(mut node) = kafka::own_node(case).await else {
+    let Some(node) = kafka::own_node(case).await else {
         return Ok(());
     };
     let bench = Bench::new(&node.bootstrap()).await?;
@@ -20,12 +20,7 @@ async fn a_broker_that_is_killed_and_restarted() -> Result<()> {
     let relay = bench.relay.start().await?;
     let restart = async {
         bench.arrived(plan.events / 2).await?;
-        let restarted = tokio::task::spawn_blocking(move || {
-            node.kill()?;
-            node.restart()?;
-            anyhow::Ok(node)
-        });
-        let node = restarted.await??;
+        let node = bench.kill_and_restart(node).await?;
         bench.arrived(plan.events).await?;
         Ok(node)
     };

@@ -336,12 +336,7 @@ async fn a_broker_that_is_killed_twenty_times_under_load() -> Result<()> {
     let killing = async {
         for arrived in kills {
             bench.arrived(arrived).await?;
-            let killed = tokio::task::spawn_blocking(move || {
-                node.kill()?;
-                node.restart()?;
-                anyhow::Ok(node)
-            });
-            node = killed.await??;
+            node = bench.kill_and_restart(node).await?;
         }
         bench.arrived(plan.events).await?;
         Ok(node)

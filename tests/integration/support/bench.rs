@@ -2,7 +2,7 @@
 
 use super::collector::{Collector, Record};
 use super::database::Database;
-use super::kafka::{self, Proxied};
+use super::kafka::{self, Node, Proxied};
 use super::oracle;
 use super::relay::Relay;
 use super::traffic::{Plan, Traffic, tables};
@@ -76,6 +76,19 @@ impl Bench {
             collector,
             traffic,
         })
+    }
+
+    /// Kills the broker and starts it again.
+    pub(crate) async fn kill_and_restart(&self, mut node: Node) -> Result<Node> {
+        self.collector.pause()?;
+        let restarted = tokio::task::spawn_blocking(move || {
+            node.kill()?;
+            node.restart()?;
+            anyhow::Ok(node)
+        });
+        let node = restarted.await??;
+        self.collector.resume()?;
+        Ok(node)
     }
 
     /// Writes `plan` and waits until all of it has been published, with a relay that runs.

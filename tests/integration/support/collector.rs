@@ -1,4 +1,8 @@
 //! Reads topics from the beginning, and remembers every record.
+//!
+//! While a broker is killed it must not read: librdkafka's consumer crashes when it is told of
+//! several partitions of which one has no leader (confluentinc/librdkafka#5280). Producers, and so
+//! the relay, have no such answers.
 
 use super::STALL;
 use super::kafka::PARTITIONS;
@@ -47,6 +51,7 @@ pub(crate) struct Progress {
 pub(crate) struct Collector {
     consumer: Arc<StreamConsumer>,
     topics: Vec<String>,
+    assignment: TopicPartitionList,
     records: Arc<Mutex<Vec<Record>>>,
     progress: watch::Receiver<Progress>,
     _reader: JoinSet<()>,
@@ -77,10 +82,21 @@ impl Collector {
         Ok(Self {
             consumer,
             topics: topics.to_vec(),
+            assignment,
             records,
             progress,
             _reader: reader,
         })
+    }
+
+    /// Asks the broker for nothing until [`Collector::resume`].
+    pub(crate) fn pause(&self) -> Result<()> {
+        Ok(self.consumer.pause(&self.assignment)?)
+    }
+
+    /// Reads on where it was.
+    pub(crate) fn resume(&self) -> Result<()> {
+        Ok(self.consumer.resume(&self.assignment)?)
     }
 
     /// What has been read so far.

@@ -28,7 +28,7 @@ pub(super) const PROXIED: usize = 6;
 /// that is busy with tests.
 const LASTING: Duration = Duration::from_secs(3);
 /// The same for a broker that is killed: until then its successor is refused.
-const MORTAL: Duration = Duration::from_secs(1);
+const MORTAL: Duration = Duration::from_secs(2);
 /// Marks a folder that has all jars.
 const COMPLETE: &str = ".complete";
 

@@ -16,6 +16,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::metadata::MetadataPartition;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -211,7 +212,7 @@ async fn wait_until_ready(bootstrap: &str) -> Result<()> {
         .await?
 }
 
-/// Waits until the broker answers a metadata request; `alive` ends the wait early with an error.
+/// Waits until the broker answers a metadata request and all partitions have a leader; `alive` ends the wait early with an error.
 fn answers(bootstrap: &str, patience: Duration, alive: impl Fn() -> Result<()>) -> Result<()> {
     let deadline = Instant::now() + patience;
     let consumer: BaseConsumer = ClientConfig::new()
@@ -220,11 +221,16 @@ fn answers(bootstrap: &str, patience: Duration, alive: impl Fn() -> Result<()>) 
         .create()?;
     loop {
         alive()?;
-        let brokers = consumer
+        // A broker that comes back takes a moment to lead its partitions again.
+        let led = |partitions: &[MetadataPartition]| partitions.iter().all(|p| p.leader() >= 0);
+        let led = consumer
             .fetch_metadata(None, Duration::from_millis(500))
-            .map(|metadata| metadata.brokers().len());
-        match brokers {
-            Ok(1..) => return Ok(()),
+            .map(|metadata| {
+                let topics = metadata.topics();
+                !metadata.brokers().is_empty() && topics.iter().all(|t| led(t.partitions()))
+            });
+        match led {
+            Ok(true) => return Ok(()),
             _ if Instant::now() < deadline => {}
             other => bail!("the broker at {bootstrap} does not answer: {other:?}"),
         }
