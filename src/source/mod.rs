@@ -18,6 +18,7 @@
 pub mod bounds;
 pub mod changes;
 pub mod clock;
+pub mod expiry;
 pub mod follower;
 pub mod generations;
 mod group;

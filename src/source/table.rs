@@ -16,6 +16,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::clock::Clock;
+use super::expiry::{self, Expiry};
 use super::follower::{Next, Outcome, Read, Settings};
 use super::generations::{self, Generations};
 use super::group::{Group, Saved};
@@ -25,10 +26,10 @@ use super::plan::{self, Plan};
 use super::reader::{self, LogReader};
 use crate::ack::Settled;
 use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
-use crate::config::{Config, Outbox, Start};
+use crate::config::{Config, Outbox, Start, TableName};
 use crate::decode::MappingError;
-use crate::runtime::Phase;
 use crate::runtime::health::{Progress, checks::FAILING_READS};
+use crate::runtime::{Chain, Phase};
 use crate::scylla::{self as cluster, TableDescription};
 use crate::telemetry::metrics::Metrics;
 
@@ -60,6 +61,23 @@ pub enum Error {
     /// The checkpoints cannot be read, or the first start cannot be saved.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
+    /// Rows may have expired in the log before they were read.
+    #[error(
+        "the relay was away for longer than the log of {table} keeps its rows ({} s): what was \
+         written between {from} and {to} (microseconds since the Unix epoch) may be lost; look \
+         for it in {table} itself, then set follow.accept_expired: true to go on without it",
+        ttl.as_secs()
+    )]
+    Expired {
+        /// The table.
+        table: TableName,
+        /// How long its log keeps rows.
+        ttl: Duration,
+        /// The oldest watermark.
+        from: i64,
+        /// What is older has expired.
+        to: i64,
+    },
     /// A read has panicked: a defect of the relay.
     #[error("a read of the log has panicked; this is a defect, please report it")]
     Panicked(#[source] JoinError),
@@ -363,7 +381,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 } else {
                     tracing::warn!(
                         table = %self.context.outbox.table,
-                        error = %crate::runtime::Chain(&error),
+                        error = %Chain(&error),
                         "a read of the log has failed and will be made again"
                     );
                 }
@@ -401,7 +419,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         }
         tracing::warn!(
             table = %self.context.outbox.table,
-            error = %crate::runtime::Chain(&error),
+            error = %Chain(&error),
             "the table may have been altered: describing it anew"
         );
         let reader = open_reader(self.context).await?;
@@ -490,7 +508,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         if let Err(error) = updated {
             tracing::warn!(
                 table = %self.context.outbox.table,
-                error = %crate::runtime::Chain(&error),
+                error = %Chain(&error),
                 "a look for new generations of streams has failed and will be repeated"
             );
         }
@@ -597,7 +615,26 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             .unzip()
     }
 
+    /// Tells how long the rows that are not settled yet stay in the log.
+    fn look_at_expiry(&self) {
+        let ttl = self
+            .reader
+            .description()
+            .cdc
+            .as_ref()
+            .map_or(Duration::ZERO, |cdc| cdc.ttl);
+        let open = self.groups.iter().filter(|group| !group.closed);
+        let Some(oldest) = open.map(|group| group.follower.watermark()).min() else {
+            return;
+        };
+        let now = self.context.clock.now().wall;
+        self.context
+            .progress
+            .expires(expiry::judge(oldest, now, ttl));
+    }
+
     fn start_save(&mut self) {
+        self.look_at_expiry();
         let Some(store) = self.context.checkpoints.clone() else {
             return;
         };
@@ -634,7 +671,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         self.context.progress.saved(false);
         tracing::warn!(
             table = %self.context.outbox.table,
-            error = %crate::runtime::Chain(error),
+            error = %Chain(error),
             "checkpoints were not saved; they will be with the next ones"
         );
     }
@@ -755,11 +792,39 @@ async fn resume<O>(context: &SourceContext<O>, reader: &LogReader) -> Result<(i6
         store.save_start(table, first).await?;
         first
     };
+    guard(context, &loaded.groups, now, ttl)?;
     let stored = loaded
         .groups
         .into_iter()
         .map(|group| (group.key.clone(), group));
     Ok((start, stored.collect()))
+}
+
+/// Refuses to go on as if nothing had happened when rows may have expired unread.
+fn guard<O>(
+    context: &SourceContext<O>,
+    groups: &[GroupCheckpoint],
+    now: i64,
+    ttl: Duration,
+) -> Result<(), Error> {
+    let open = groups.iter().filter(|group| !group.closed);
+    let Some(from) = open.map(|group| group.watermark).min() else {
+        return Ok(());
+    };
+    if expiry::judge(from, now, ttl) != Expiry::Past {
+        return Ok(());
+    }
+    let error = Error::Expired {
+        table: context.outbox.table.clone(),
+        ttl,
+        from,
+        to: now.saturating_sub(micros(ttl)),
+    };
+    if !context.config.follow.accept_expired {
+        return Err(error);
+    }
+    tracing::error!(error = %Chain(&error), "the loss is accepted by follow.accept_expired");
+    Ok(())
 }
 
 /// Whether an error may come from an altered, dropped or forbidden table, so that the same read

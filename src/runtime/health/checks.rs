@@ -24,6 +24,9 @@ pub struct Seen {
     pub failed_saves: u64,
     /// Whether writes to the table are not logged: its CDC is off.
     pub unlogged: bool,
+    /// Seconds until rows of the log expire that are not settled, if that is near; zero if they may
+    /// have expired.
+    pub expires_in: Option<u64>,
 }
 
 /// Judges whether the log of one table is read.
@@ -60,6 +63,21 @@ impl Reading {
             return State::Degraded(
                 "CDC is off: what is written to the table is not published".into(),
             );
+        }
+        match seen.expires_in {
+            None => {}
+            Some(0) => {
+                return State::Degraded(
+                    "rows may have expired in the log before they were published".into(),
+                );
+            }
+            Some(_) => {
+                return State::Degraded(
+                    "rows that are not published yet will expire in the log: less than half of its \
+                     TTL is left"
+                        .into(),
+                );
+            }
         }
         match seen.failing_groups {
             0 => State::Ok,
@@ -119,6 +137,7 @@ mod tests {
             failing_groups,
             failed_saves,
             unlogged: false,
+            expires_in: None,
         }
     }
 
@@ -151,6 +170,22 @@ mod tests {
             state.reason(),
             Some("CDC is off: what is written to the table is not published")
         );
+    }
+
+    #[test]
+    fn rows_that_are_about_to_expire_are_reported() {
+        let mut reading = Reading::new(seen(0, 0, 0), Duration::ZERO);
+        let mut reason = |expires_in| {
+            let seen = Seen {
+                expires_in,
+                ..seen(5, 0, 0)
+            };
+            let state = reading.judge(seen, Duration::ZERO, LIMIT);
+            state.reason().unwrap_or_default().to_owned()
+        };
+        assert_eq!(reason(None), "");
+        assert!(reason(Some(9)).contains("less than half"));
+        assert!(reason(Some(0)).contains("may have expired"));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::supervisor::{Kind, Name};
+use crate::source::expiry::Expiry;
 
 pub use board::{Board, PartStatus, Reporter, Snapshot, State};
 pub use monitor::{Monitor, Watched};
@@ -88,6 +89,8 @@ pub struct Progress {
     failing_groups: AtomicUsize,
     failed_saves: AtomicU64,
     unlogged: AtomicBool,
+    /// Seconds until rows that are not settled expire, plus one; zero if there is time enough.
+    expires: AtomicU64,
 }
 
 impl Progress {
@@ -106,6 +109,16 @@ impl Progress {
         self.unlogged.store(!logged, Ordering::Relaxed);
     }
 
+    /// How long the rows that are not settled yet stay in the log.
+    pub fn expires(&self, expiry: Expiry) {
+        let coded = match expiry {
+            Expiry::Far => 0,
+            Expiry::Near(left) => left.as_secs().saturating_add(1),
+            Expiry::Past => 1,
+        };
+        self.expires.store(coded, Ordering::Relaxed);
+    }
+
     /// Checkpoints were saved, or not.
     pub fn saved(&self, well: bool) {
         if well {
@@ -122,6 +135,7 @@ impl Progress {
             failing_groups: self.failing_groups.load(Ordering::Relaxed),
             failed_saves: self.failed_saves.load(Ordering::Relaxed),
             unlogged: self.unlogged.load(Ordering::Relaxed),
+            expires_in: self.expires.load(Ordering::Relaxed).checked_sub(1),
         }
     }
 }

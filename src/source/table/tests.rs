@@ -148,3 +148,78 @@ async fn a_source_that_fails_saves_what_is_settled() {
     ended.expect("the table suits again");
     assert_eq!(taker.counts(), [1; 51], "each row is handed on once");
 }
+
+#[tokio::test]
+async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told() {
+    let emulator = Emulator::start().await.expect("the emulator starts");
+    let session = shop(&emulator).await;
+    let store = checkpoint::Store::new(Arc::clone(&session), "outbox_relay", "test").await;
+    let store = Arc::new(store.expect("the tables are there"));
+    let table = TableName {
+        keyspace: "shop".to_owned(),
+        table: "outbox".to_owned(),
+    };
+    let day = 86_400_000_000;
+    let now = Clock::default().now().wall;
+    let of = |group: u8, watermark: i64, closed: bool| GroupCheckpoint {
+        key: GroupKey {
+            generation: 0,
+            group: vec![group],
+        },
+        watermark,
+        published: Vec::new(),
+        closed,
+    };
+    // What is closed is done with, however old.
+    let checkpoints = [of(1, now - 3 * day, true), of(2, now - day / 3, false)];
+    let saved = store.save(&table, &checkpoints).await;
+    saved.expect("a save");
+    let ended = |more: &'static str| {
+        let sources = Sources {
+            set: ["outboxes=[{\"table\":\"shop.outbox\"}]", more]
+                .map(ToOwned::to_owned)
+                .to_vec(),
+            ..Sources::default()
+        };
+        let config = Arc::new(sources.load().expect("a right configuration").config);
+        let outbox = Arc::new(config.outboxes[0].clone());
+        let source = TableSource::new(SourceContext {
+            session: Arc::clone(&session),
+            intake: Taker {
+                outbox: Arc::clone(&outbox),
+                taken: Arc::default(),
+                more: Arc::default(),
+            },
+            outbox,
+            config,
+            checkpoints: Some(Arc::clone(&store)),
+            metrics: Arc::default(),
+            reads: Arc::new(Semaphore::new(8)),
+            clock: Arc::default(),
+            progress: Arc::default(),
+        });
+        async move {
+            let (_phase, phases) = watch::channel(Phase::Finishing);
+            let mut running = Running::open(&source.context, phases).await?;
+            running.finish(1).await;
+            Ok::<(), Error>(())
+        }
+    };
+    ended("follow.accept_expired=false")
+        .await
+        .expect("a third of a day is fine");
+    let older = [of(3, now - 2 * day, false)];
+    store.save(&table, &older).await.expect("a save");
+    let refused = ended("follow.accept_expired=false").await;
+    let Err(error @ Error::Expired { from, .. }) = refused else {
+        panic!("it starts as if nothing had happened: {refused:?}");
+    };
+    assert_eq!(from, now - 2 * day);
+    assert!(
+        error.to_string().contains("follow.accept_expired: true"),
+        "{error}"
+    );
+    ended("follow.accept_expired=true")
+        .await
+        .expect("the loss is accepted");
+}
