@@ -24,6 +24,8 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlTimestamp, CqlValue, Row};
 use uuid::Uuid;
 
+use crate::scylla::quoted;
+
 /// How long an owner that renews nothing keeps the name. A relay that is killed and starts on
 /// another host waits at most this long.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -174,10 +176,6 @@ pub fn ddl(keyspace: &str) -> String {
          PRIMARY KEY ((relay))\n)",
         quoted(keyspace)
     )
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 impl Ownership {

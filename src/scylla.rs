@@ -14,7 +14,10 @@ use std::time::Duration;
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
-use scylla::errors::{ExecutionError, IntoRowsResultError, NewSessionError, RowsError};
+use scylla::errors::{
+    ExecutionError, IntoRowsResultError, NewSessionError, NextRowError, PagerExecutionError,
+    RowsError, TypeCheckError,
+};
 use scylla::policies::load_balancing::DefaultPolicy;
 
 use crate::config;
@@ -55,6 +58,33 @@ pub enum Error {
         #[source]
         source: FormError,
     },
+}
+
+/// Why rows could not be read, page by page.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The first page failed.
+    #[error(transparent)]
+    Execute(#[from] PagerExecutionError),
+    /// A column has another type.
+    #[error(transparent)]
+    Types(#[from] TypeCheckError),
+    /// A later page or a row failed.
+    #[error(transparent)]
+    Row(#[from] NextRowError),
+}
+
+/// An identifier as CQL takes it whatever its letters are.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// In which of `buckets` partitions something belongs, by its name: FNV-1a. What matters is that it
+/// never changes, since it names a partition.
+pub fn bucket(name: &[u8], buckets: i16) -> i16 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = name.iter().fold(0xcbf2_9ce4_8422_2325_u64, step);
+    ((hash >> 32) % u64::from(buckets.unsigned_abs())) as i16
 }
 
 /// An answer that cannot be read.

@@ -19,6 +19,7 @@ pub use published::FormError;
 pub use store::{Error, Store};
 
 use crate::event::RowKey;
+use crate::scylla::quoted;
 
 /// Partitions over which the checkpoints of one table are spread.
 pub const BUCKETS: i16 = 8;
@@ -39,14 +40,7 @@ pub struct GroupKey {
 
 impl GroupKey {
     fn bucket(&self) -> i16 {
-        // FNV-1a: what matters is that it never changes, since it names a partition.
-        let hash = self
-            .group
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        ((hash >> 32) % BUCKETS as u64) as i16
+        crate::scylla::bucket(&self.group, BUCKETS)
     }
 }
 
@@ -103,11 +97,6 @@ pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
             ),
         ),
     ]
-}
-
-/// An identifier as CQL takes it whatever its letters are.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 #[cfg(test)]

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::TryStreamExt;
 use scylla::client::session::Session;
-use scylla::errors::TypeCheckError;
-use scylla::errors::{ExecutionError, NextRowError, PagerExecutionError, PrepareError};
+use scylla::errors::{ExecutionError, PrepareError};
 use scylla::statement::batch::{Batch, BatchType};
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::CqlTimestamp;
@@ -15,8 +14,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::published::{self, FormError};
-use super::{BATCH_BYTES, BATCH_ROWS, BUCKETS, GroupCheckpoint, GroupKey, Loaded, quoted};
+use super::{BATCH_BYTES, BATCH_ROWS, BUCKETS, GroupCheckpoint, GroupKey, Loaded};
 use crate::config::TableName;
+use crate::scylla::{ReadError, quoted};
 
 /// Rows of one page when checkpoints are loaded.
 const PAGE_ROWS: i32 = 1_000;
@@ -66,20 +66,6 @@ pub enum Error {
         #[source]
         source: Box<ExecutionError>,
     },
-}
-
-/// Why rows could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The first page failed.
-    #[error(transparent)]
-    Execute(#[from] PagerExecutionError),
-    /// A column has another type.
-    #[error(transparent)]
-    Types(#[from] TypeCheckError),
-    /// A later page or a row failed.
-    #[error(transparent)]
-    Row(#[from] NextRowError),
 }
 
 /// The checkpoints of one relay.

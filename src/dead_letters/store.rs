@@ -254,7 +254,7 @@ impl Walk {
             match letter(&self.source, row.into()) {
                 Ok(letter) => return Ok(Some(letter)),
                 Err(error) => {
-                    tracing::error!(table = self.source, %error, "a dead letter is left out")
+                    tracing::error!(table = self.source, %error, "a dead letter is left out");
                 }
             }
         }

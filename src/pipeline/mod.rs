@@ -19,6 +19,8 @@
 //!
 //! Deliberately absent: decoding, topics and headers, positions of the log.
 
+mod burial;
+mod failure_log;
 mod intake;
 mod keeper;
 pub mod lanes;

@@ -4,26 +4,24 @@
 //! and turns reports into settled rows, retries or dead letters. It alone knows the time.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::Replayed;
+use super::burial::undecodable;
+use super::failure_log::FailureLog;
 use super::keeper::{Keeper, Kept};
 use super::lanes::{LaneId, Lanes};
-use super::permits::{Admitted, Command, Content, Input, Owner};
+use super::permits::{Admitted, Content, Input, Owner};
 use crate::config::{self, OnExhausted, OnPermanent};
-use crate::dead_letters::{DeadLetter, Failure, Keep, Parking, Reason};
+use crate::dead_letters::{Failure, Keep, Parking, Reason};
 use crate::retry::Policy;
 use crate::retry::breaker::{Admission, Breaker, State, Ticket, Transition};
 use crate::runtime::Phase;
 use crate::runtime::health::Reporter;
-use crate::sink::{
-    Class, DeliveryError, Kind, OpenError, Report, Reporter as Reports, SendError, Sink,
-};
+use crate::sink::{Class, DeliveryError, OpenError, Report, Reporter as Reports, SendError, Sink};
 use crate::telemetry::metrics::Metrics;
 
 /// Sends, reports or admissions handled before the others get their turn.
@@ -32,10 +30,6 @@ const BATCH: usize = 256;
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 /// What a close waits for answers that are still under way when the drain's deadline has passed.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
-/// Failures of one kind are logged once in this time, with their number.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-/// Dead letters named in the log in this time.
-const LOGGED_BURIALS: u64 = 20;
 
 /// What a pipeline did, said at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,17 +58,17 @@ pub struct Pipeline {
     reports: mpsc::UnboundedReceiver<Report>,
     /// The pipeline's own end keeps the channel open whatever the sink does with its.
     reporter: Reports,
-    lanes: Lanes<Admitted>,
+    pub(super) lanes: Lanes<Admitted>,
     in_flight: HashMap<u64, (LaneId, Ticket)>,
     next_token: u64,
     policy: Policy,
     retry: config::Retry,
-    on_permanent: OnPermanent,
+    pub(super) on_permanent: OnPermanent,
     breaker: Breaker,
     /// Without it, what cannot be published is attempted for ever.
-    keeper: Option<Keeper>,
-    parking: Parking,
-    tables: Vec<String>,
+    pub(super) keeper: Option<Keeper>,
+    pub(super) parking: Parking,
+    pub(super) tables: Vec<String>,
     kafka: Option<Reporter>,
     publish_until: Option<watch::Receiver<Instant>>,
     drain_timeout: Duration,
@@ -85,8 +79,8 @@ pub struct Pipeline {
     reopen_at: Option<Instant>,
     fatal_errors: u32,
     published: u64,
-    metrics: Arc<Metrics>,
-    failures: FailureLog,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) failures: FailureLog,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -423,7 +417,7 @@ impl Pipeline {
         }
     }
 
-    fn retry(&mut self, lane: LaneId, attempts: u32, now: Instant) {
+    pub(super) fn retry(&mut self, lane: LaneId, attempts: u32, now: Instant) {
         let due = self.since_origin(now) + self.policy.delay_after(attempts);
         self.lanes.retry_at(lane, due);
     }
@@ -446,129 +440,6 @@ impl Pipeline {
         }
         self.lanes.interrupted();
         self.reopen_at = Some(now + delay);
-    }
-
-    /// The head of the lane, which is in flight, will not be published from here.
-    fn give_up(&mut self, lane: LaneId, reason: Reason, mut failure: Failure, now: Instant) {
-        let head = self.lanes.head(lane);
-        if let Owner::Replay { attempts, .. } = head.owner {
-            failure.attempts = failure.attempts.saturating_add(attempts);
-            let head = self.lanes.acknowledged(lane);
-            if let Owner::Replay { reply, .. } = head.owner {
-                // A replay that has been given up does not need to know.
-                drop(reply.send(Replayed::Failed(reason, failure)));
-            }
-            return;
-        }
-        let skips = reason != Reason::Exhausted && self.on_permanent == OnPermanent::Skip;
-        let parked = self.parking.is_parked(head.table, &head.key);
-        let room = skips || parked || self.parking.has_room();
-        if self.keeper.is_none() || !room {
-            // It holds its key: a later attempt may find Kafka, or room, again.
-            let attempts = failure.attempts.max(1);
-            return self.retry(lane, attempts, now);
-        }
-        if skips {
-            let head = self.lanes.acknowledged(lane);
-            return self.bury(head, reason, Some(failure), false);
-        }
-        let mut items = self.lanes.evicted(lane).into_iter();
-        if let Some(head) = items.next() {
-            self.parking.park(head.table, &head.key);
-            self.bury(head, reason, Some(failure), true);
-        }
-        for item in items {
-            match item.owner {
-                Owner::Row(_) => self.join(item),
-                // The lane of a parked key is its replay's alone; this one came a moment too soon.
-                Owner::Replay { .. } => self.lanes.push((item.table, item.key.clone()), item),
-            }
-        }
-    }
-
-    /// Puts an event with the dead letters of its key, which is parked.
-    fn join(&mut self, item: Admitted) {
-        match &item.content {
-            Content::Record(_) => self.bury(item, Reason::Parked, None, true),
-            Content::Broken(reason) => {
-                let failure = undecodable(reason);
-                self.bury(item, Reason::Undecodable, Some(failure), true);
-            }
-        }
-    }
-
-    /// Makes a dead letter of an event. Its row is settled when that is durable.
-    fn bury(&mut self, item: Admitted, reason: Reason, failure: Option<Failure>, parks: bool) {
-        let (Some(keeper), Owner::Row(ack)) = (&mut self.keeper, &item.owner) else {
-            // Without dead letters, the row of what cannot be published stays unsettled.
-            return;
-        };
-        if parks {
-            self.parking.write_begins(item.table, &item.key);
-        }
-        self.metrics.parked_keys.set(self.parking.len() as u64);
-        let now = now_millis();
-        let record = match &item.content {
-            Content::Record(record) => Some(record.clone()),
-            Content::Broken(_) => None,
-        };
-        let letter = DeadLetter {
-            table: self
-                .tables
-                .get(usize::from(item.table.0))
-                .cloned()
-                .unwrap_or_default(),
-            key: item.key.clone(),
-            place: ack.place(),
-            label: item.label.clone(),
-            reason,
-            failure,
-            parks,
-            record,
-            first_failed_millis: now,
-            last_failed_millis: now,
-            stamp: keeper.stamp(),
-        };
-        if let Some(failure) = &letter.failure {
-            self.failures.log_buried(&letter, failure, Instant::now());
-        }
-        keeper.take(item, letter);
-    }
-
-    fn kept(&mut self, kept: Option<Kept>) {
-        let Some(Kept { admitted, letter }) = kept else {
-            return;
-        };
-        if letter.parks {
-            self.parking.write_ended(admitted.table, &admitted.key);
-        }
-        match letter.reason {
-            Reason::Exhausted => &self.metrics.dead_letters_exhausted,
-            Reason::Permanent => &self.metrics.dead_letters_permanent,
-            Reason::Undecodable => &self.metrics.dead_letters_undecodable,
-            Reason::Parked => &self.metrics.dead_letters_parked,
-        }
-        .add(1);
-        admitted.settle();
-    }
-
-    fn answer(&mut self, command: Command) {
-        // Who asked may have given up; then nobody needs the answer.
-        match command {
-            Command::Quiet { table, key, reply } => {
-                let _ = reply.send(self.parking.quiet(table, &key));
-            }
-            Command::Release {
-                table,
-                key,
-                since,
-                reply,
-            } => {
-                let released = self.parking.release(table, &key, since);
-                self.metrics.parked_keys.set(self.parking.len() as u64);
-                let _ = reply.send(released);
-            }
-        }
     }
 
     fn moved(&mut self, transition: Option<Transition>) {
@@ -665,7 +536,7 @@ async fn extended(until: &mut Option<watch::Receiver<Instant>>) {
         return;
     }
     // Nobody extends it any more.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// The end of a write of a dead letter; waits for ever where there is none.
@@ -676,79 +547,8 @@ async fn written(keeper: &mut Option<Keeper>) -> Option<Kept> {
     }
 }
 
-fn undecodable(reason: &impl Display) -> Failure {
-    Failure {
-        kind: Reason::Undecodable.name().to_owned(),
-        message: reason.to_string(),
-        attempts: 0,
-    }
-}
-
-fn now_millis() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_millis() as i64)
-}
-
 fn is_fatal<T>(result: &Result<T, DeliveryError>) -> bool {
     result
         .as_ref()
         .is_err_and(|error| error.class() == Class::Fatal)
-}
-
-/// Says what fails, at most once per kind and [`LOG_EVERY`]; the level DEBUG has it all.
-#[derive(Debug, Default)]
-struct FailureLog {
-    kinds: HashMap<Kind, (Instant, u64)>,
-    /// Since when, and how many, events became dead letters.
-    buried: Option<(Instant, u64)>,
-}
-
-impl FailureLog {
-    fn log(&mut self, error: &DeliveryError, attempt: u32, now: Instant) {
-        let (last, suppressed) = match self.kinds.get_mut(&error.kind) {
-            Some((last, suppressed)) if now < *last + LOG_EVERY => {
-                *suppressed += 1;
-                tracing::debug!(error = %error, attempt, "an attempt to publish failed");
-                return;
-            }
-            Some(entry) => *entry,
-            None => (now, 0),
-        };
-        self.kinds.insert(error.kind, (now, 0));
-        tracing::warn!(
-            error = %error,
-            attempt,
-            suppressed,
-            in_last = ?now.saturating_duration_since(last),
-            remedy = error.kind.remedy(),
-            "an attempt to publish failed"
-        );
-    }
-
-    /// Says that an event became a dead letter, since a person must look at it: at most
-    /// [`LOGGED_BURIALS`] in [`LOG_EVERY`], so that a flood of them does not flood the log.
-    fn log_buried(&mut self, letter: &DeadLetter, failure: &Failure, now: Instant) {
-        let (since, count) = self.buried.get_or_insert((now, 0));
-        if now >= *since + LOG_EVERY {
-            if *count > LOGGED_BURIALS {
-                let unsaid = *count - LOGGED_BURIALS;
-                tracing::error!(unsaid, "more events became dead letters");
-            }
-            (*since, *count) = (now, 0);
-        }
-        *count += 1;
-        if *count > LOGGED_BURIALS {
-            return;
-        }
-        let remedy = Kind::from_name(&failure.kind).map(Kind::remedy);
-        tracing::error!(
-            table = letter.table,
-            event = letter.label.event_id,
-            reason = letter.reason.name(),
-            error = failure.message,
-            attempts = failure.attempts,
-            remedy,
-            "an event becomes a dead letter; see `outbox-relay dead-letters`"
-        );
-    }
 }

@@ -17,11 +17,6 @@ pub mod supervisor;
 #[cfg(test)]
 mod tests;
 
-/// Where [`Chain`] can be found as well.
-pub mod restart {
-    pub use super::Chain;
-}
-
 pub use chain::Chain;
 pub use relay::{Error, Hooks, Summary, run};
 

@@ -15,15 +15,14 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use scylla::client::session::Session;
-use scylla::errors::{
-    DbError, NextRowError, PagerExecutionError, PrepareError, RequestAttemptError, TypeCheckError,
-};
+use scylla::errors::{DbError, PagerExecutionError, PrepareError, RequestAttemptError};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlTimestamp;
 use scylla_cdc::cdc_types::StreamID;
 
 use crate::config::TableName;
+use crate::scylla::ReadError;
 
 /// Rows of one page.
 const PAGE_ROWS: i32 = 1_000;
@@ -38,20 +37,6 @@ pub struct Error {
     what: &'static str,
     #[source]
     source: Box<ReadError>,
-}
-
-/// What the driver says.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The first page failed.
-    #[error(transparent)]
-    Execute(#[from] PagerExecutionError),
-    /// A column has another type.
-    #[error(transparent)]
-    Types(#[from] TypeCheckError),
-    /// A later page or a row failed.
-    #[error(transparent)]
-    Row(#[from] NextRowError),
 }
 
 /// How the keyspace spreads its data, which decides where its streams are listed.

@@ -30,7 +30,7 @@ use super::bounds::last_timeuuid;
 use super::changes::LogRow;
 use crate::config::{Outbox, TableName, TopicPart};
 use crate::event::{ChangeColumns, Position, RowKey};
-use crate::scylla::{self as cluster, ColumnKind, TableDescription};
+use crate::scylla::{self as cluster, ColumnKind, TableDescription, quoted};
 
 /// Columns of every log table that the relay reads, with their types.
 const LOG_COLUMNS: [(&str, NativeType); 6] = [
@@ -515,8 +515,4 @@ fn check_types(table: &TableName, statement: &PreparedStatement) -> Result<(), E
         }
     }
     Ok(())
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -50,9 +50,9 @@ pub enum Escalation {
 /// How a task takes part in a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtStop {
-    /// Ends by itself after [`Phase::Draining`], when nothing is left for it.
+    /// Ends by itself after [`Phase::Draining`](crate::runtime::Phase::Draining), when nothing is left for it.
     Drains,
-    /// Ends by itself after [`Phase::Finishing`], with a last checkpoint.
+    /// Ends by itself after [`Phase::Finishing`](crate::runtime::Phase::Finishing), with a last checkpoint.
     Finishes,
     /// Works until the last checkpoints are saved, and is then ended from outside: it must be
     /// cancel-safe at each await.
