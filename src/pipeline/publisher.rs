@@ -227,7 +227,7 @@ impl Pipeline {
         for item in admitted.drain(..) {
             match (&item.owner, &item.content) {
                 // It has no order to keep.
-                (Owner::Row(_), Content::Broken(reason)) if item.key.is_empty() => {
+                (Owner::Row(_), Content::Broken { reason, .. }) if item.key.is_empty() => {
                     let failure = undecodable(reason);
                     self.bury(item, Reason::Undecodable, Some(failure), false);
                 }
@@ -305,7 +305,7 @@ impl Pipeline {
         let lane = next.lane;
         let record = match &next.item.content {
             Content::Record(record) => record,
-            Content::Broken(reason) => {
+            Content::Broken { reason, .. } => {
                 let failure = undecodable(reason);
                 self.give_up(lane, Reason::Undecodable, failure, now);
                 return true;
@@ -490,7 +490,7 @@ impl Pipeline {
     fn join(&mut self, item: Admitted) {
         match &item.content {
             Content::Record(_) => self.bury(item, Reason::Parked, None, true),
-            Content::Broken(reason) => {
+            Content::Broken { reason, .. } => {
                 let failure = undecodable(reason);
                 self.bury(item, Reason::Undecodable, Some(failure), true);
             }
@@ -508,9 +508,9 @@ impl Pipeline {
         }
         self.metrics.parked_keys.set(self.parking.len() as u64);
         let now = now_millis();
-        let record = match &item.content {
-            Content::Record(record) => Some(record.clone()),
-            Content::Broken(_) => None,
+        let (record, row) = match &item.content {
+            Content::Record(record) => (Some(record.clone()), None),
+            Content::Broken { row, .. } => (None, Some(Arc::clone(row))),
         };
         let letter = DeadLetter {
             table: self
@@ -525,6 +525,7 @@ impl Pipeline {
             failure,
             parks,
             record,
+            row,
             first_failed_millis: now,
             last_failed_millis: now,
             stamp: keeper.stamp(),
