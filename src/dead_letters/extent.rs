@@ -119,6 +119,7 @@ mod tests {
             failure: None,
             parks: true,
             record: None,
+            row: None,
             first_failed_millis: 0,
             last_failed_millis: 0,
             stamp: 0,

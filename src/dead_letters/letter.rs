@@ -3,11 +3,13 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use scylla_cdc::cdc_types::StreamID;
 use serde::Serialize;
 
+use super::row::KeptRow;
 use crate::event::{Position, Record};
 
 /// Why an event became a dead letter.
@@ -133,6 +135,8 @@ pub struct DeadLetter {
     pub parks: bool,
     /// What would be published; `None` if the row could not be made a record.
     pub record: Option<Record>,
+    /// The row that could not be made a record; `None` if there is a record.
+    pub row: Option<Arc<KeptRow>>,
     /// When it first failed, milliseconds since the Unix epoch.
     pub first_failed_millis: i64,
     /// When it last failed.
@@ -144,7 +148,9 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// The bytes that it counts for against `limits.in_flight_bytes`.
     pub fn size(&self) -> usize {
-        self.key.len() + self.record.as_ref().map_or(0, Record::size)
+        let record = self.record.as_ref().map_or(0, Record::size);
+        let row = self.row.as_ref().map_or(0, |row| row.size());
+        self.key.len() + record + row
     }
 }
 

@@ -8,6 +8,8 @@
 //! 2. The dead letters of a key are read, and replayed, in the order of their places.
 //! 3. A replayed event is removed only after Kafka has acknowledged it.
 //! 4. A parked key is released only when none of its dead letters is left.
+//! 5. A dead letter has all that its event needs to be published: a record, or the columns of its
+//!    row ([`row`]). It does not need the CDC log, whose rows end.
 //!
 //! It does not decide what becomes a dead letter: the pipeline does.
 
@@ -18,6 +20,7 @@ pub mod parking;
 pub mod recode;
 pub mod replay;
 pub mod requests;
+pub mod row;
 pub mod store;
 pub mod task;
 
@@ -28,6 +31,7 @@ use crate::event::TableId;
 
 pub use letter::{DeadLetter, Failure, Label, Place, Reason};
 pub use parking::Parking;
+pub use row::KeptRow;
 pub use store::{Error, Store};
 
 /// What of the dead letters a relay has to know when it starts.

@@ -1,29 +1,37 @@
 //! Another attempt to make a record of a row that could not be decoded.
 //!
-//! A dead letter of an undecodable row keeps the row's place in the log and not its values: the row
-//! is read again, with the configuration and the table as they are now. When the log has lost it,
-//! to its TTL, nothing can be made of it any more.
+//! A dead letter of an undecodable row keeps the row's columns: they are decoded again, with the
+//! configuration and the table as they are now, whether the log still has the row or not. The log is
+//! read only for the value of a column that was not kept, because it was not mapped then. When the
+//! log has lost that, to its TTL, there is an error; what is not known is never taken for null.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use scylla::client::session::Session;
+use scylla::frame::response::result::ColumnType;
 use scylla::response::PagingState;
 use tokio::sync::Mutex;
 
 use super::letter::{DeadLetter, Label};
+use super::row;
 use crate::config::Outbox;
 use crate::decode::{Decision, Decoder};
-use crate::event::{Change, Record, TableId};
+use crate::event::{Change, ChangeColumns, Record, TableId};
 use crate::route::Router;
 use crate::runtime::Chain;
+use crate::scylla as cluster;
 use crate::source::changes::Assembler;
-use crate::source::reader::{LogReader, Range};
+use crate::source::reader::{self, LogReader, Range};
 
 /// Rows of one page: all log rows of one microsecond and stream.
 const PAGE_ROWS: i32 = 100;
 
-/// Reads rows of the log again.
+/// Why a row is not in the log.
+const LOST: &str =
+    "its row is not in the log any more (its TTL has passed, or CDC was switched off)";
+
+/// Makes records of rows that were no records before.
 #[derive(Debug)]
 pub struct Recoder {
     session: Arc<Session>,
@@ -33,7 +41,10 @@ pub struct Recoder {
 
 #[derive(Debug)]
 struct Open {
-    reader: LogReader,
+    columns: Arc<ChangeColumns>,
+    types: Vec<(String, ColumnType<'static>)>,
+    /// `None` if the table is not logged any more.
+    log: Option<LogReader>,
     decoder: Decoder,
     router: Router,
 }
@@ -61,7 +72,7 @@ impl Recoder {
         letter: &DeadLetter,
     ) -> Result<Option<(Record, Label)>, String> {
         let open = self.open(table).await?;
-        let change = self.change(&open, letter).await?;
+        let change = open.change(letter).await?;
         match open.decoder.decode(&change) {
             Decision::Skip(_) => Ok(None),
             Decision::Undecodable(reason) => Err(reason.to_string()),
@@ -84,30 +95,83 @@ impl Recoder {
         }
         let outbox = self.outboxes.get(usize::from(table.0));
         let outbox = outbox.ok_or("its table is not configured any more")?;
-        let reader = LogReader::open(Arc::clone(&self.session), outbox, PAGE_ROWS).await;
-        let reader = reader.map_err(|error| Chain(&error).to_string())?;
-        let decoder = Decoder::new(outbox, &reader.column_types());
+        let (columns, types, log) = self.table(outbox).await?;
+        let decoder = Decoder::new(outbox, &types);
         let open = Arc::new(Open {
             decoder: decoder.map_err(|error| error.to_string())?,
             router: Router::new(outbox),
-            reader,
+            columns,
+            types,
+            log,
         });
         opened.insert(table, Arc::clone(&open));
         Ok(open)
     }
 
-    async fn change(&self, open: &Open, letter: &DeadLetter) -> Result<Change, String> {
+    /// The table as it is now.
+    async fn table(&self, outbox: &Outbox) -> Result<Table, String> {
+        let session = &self.session;
+        match LogReader::open(Arc::clone(session), outbox, PAGE_ROWS).await {
+            Ok(log) => Ok((Arc::clone(log.columns()), log.column_types(), Some(log))),
+            // What was kept can be decoded all the same.
+            Err(off @ reader::Error::CdcOff(_)) => {
+                let described = cluster::describe_table(session, &outbox.table).await;
+                let described = described.map_err(|error| Chain(&error).to_string())?;
+                let described = described.ok_or_else(|| off.to_string())?;
+                let types = reader::base_column_types(session, outbox, &described).await;
+                let types = types.map_err(|error| Chain(&error).to_string())?;
+                let columns = reader::columns(outbox, &described);
+                Ok((Arc::new(columns), types, None))
+            }
+            Err(error) => Err(Chain(&error).to_string()),
+        }
+    }
+}
+
+type Table = (
+    Arc<ChangeColumns>,
+    Vec<(String, ColumnType<'static>)>,
+    Option<LogReader>,
+);
+
+impl Open {
+    /// The change that the dead letter's row was.
+    async fn change(&self, letter: &DeadLetter) -> Result<Change, String> {
+        let Some(row) = &letter.row else {
+            let logged = self.logged(letter).await?;
+            return logged.ok_or_else(|| format!("{LOST}: discard it"));
+        };
+        let kept = row.change(letter.place.position, &self.columns, &self.types);
+        match kept {
+            Ok(change) => Ok(change),
+            Err(missing @ row::Error::NotKept { .. }) => {
+                let logged = self.logged(letter).await?;
+                logged.ok_or_else(|| {
+                    format!(
+                        "{missing}, and {LOST}: map the columns as they were then, or discard it"
+                    )
+                })
+            }
+            Err(error @ row::Error::Value { .. }) => Err(error.to_string()),
+        }
+    }
+
+    /// The same from the log, if it has it.
+    async fn logged(&self, letter: &DeadLetter) -> Result<Option<Change>, String> {
+        let Some(log) = &self.log else {
+            return Ok(None);
+        };
         let micros = letter.place.position.micros();
         let range = Range {
             after: micros - 1,
             upto: Some(micros),
         };
         let streams = [letter.place.stream.clone()];
-        let mut assembler = Assembler::new(Arc::clone(open.reader.columns()));
+        let mut assembler = Assembler::new(Arc::clone(log.columns()));
         let mut from = PagingState::start();
         let mut changes = Vec::new();
         loop {
-            let page = open.reader.rows(&streams, range, from).await;
+            let page = log.rows(&streams, range, from).await;
             let page = page.map_err(|error| Chain(&error).to_string())?;
             for row in page.rows {
                 changes.extend(
@@ -127,8 +191,9 @@ impl Recoder {
                 .flat_map(|batch| batch.changes),
         );
         let here = |change: &Change| change.position == letter.place.position;
-        changes.into_iter().find(here).ok_or_else(|| {
-            "its row is not in the log any more (the log's TTL has passed): discard it".to_owned()
-        })
+        Ok(changes.into_iter().find(here))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,6 +20,7 @@ use scylla_cdc::cdc_types::StreamID;
 
 use super::Keep;
 use super::letter::{DeadLetter, Failure, Label, Place, Reason};
+use super::row::KeptRow;
 use crate::event::{Header, Position, Record};
 
 /// Partitions over which the dead letters of one table are spread: a million of them are some
@@ -93,6 +94,8 @@ pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
                  payload blob,\n    \
                  headers frozen<list<frozen<tuple<text, blob>>>>,\n    \
                  record_time bigint,\n    \
+                 row frozen<list<frozen<tuple<text, blob>>>>,\n    \
+                 operation tinyint,\n    \
                  reason text,\n    \
                  parks boolean,\n    \
                  error_kind text,\n    \
@@ -129,7 +132,8 @@ pub fn bucket(key: &[u8]) -> i16 {
     ((hash >> 32) % BUCKETS as u64) as i16
 }
 
-type HeaderList = Vec<(String, Option<Vec<u8>>)>;
+/// Names and values: of headers, or of the columns of a row.
+type Pairs = Vec<(String, Option<Vec<u8>>)>;
 
 #[derive(DeserializeRow)]
 struct LetterRow {
@@ -141,8 +145,10 @@ struct LetterRow {
     event_type: Option<String>,
     topic: Option<String>,
     payload: Option<Vec<u8>>,
-    headers: Option<HeaderList>,
+    headers: Option<Pairs>,
     record_time: Option<i64>,
+    row: Option<Pairs>,
+    operation: Option<i8>,
     reason: Option<String>,
     parks: Option<bool>,
     error_kind: Option<String>,
@@ -189,6 +195,8 @@ impl From<OutlineRow> for LetterRow {
             payload: None,
             headers: None,
             record_time: row.record_time,
+            row: None,
+            operation: None,
             reason: row.reason,
             parks: row.parks,
             error_kind: row.error_kind,
@@ -203,11 +211,11 @@ impl From<OutlineRow> for LetterRow {
 }
 
 const COLUMNS: &str = "key, written, seq, stream, event_id, event_type, topic, payload, headers, \
-                       record_time, reason, parks, error_kind, error, attempts, first_failed, \
-                       last_failed";
+                       row, operation, record_time, reason, parks, error_kind, error, attempts, \
+                       first_failed, last_failed";
 
-/// Name and value of a header.
-type HeaderPair<'l> = (&'l str, Option<&'l [u8]>);
+/// Name and value of a header, or of a column.
+type Pair<'l> = (&'l str, Option<&'l [u8]>);
 
 #[derive(SerializeRow)]
 struct NewRow<'l> {
@@ -222,8 +230,10 @@ struct NewRow<'l> {
     event_type: MaybeUnset<&'l str>,
     topic: MaybeUnset<&'l str>,
     payload: MaybeUnset<&'l [u8]>,
-    headers: MaybeUnset<Vec<HeaderPair<'l>>>,
+    headers: MaybeUnset<Vec<Pair<'l>>>,
     record_time: MaybeUnset<i64>,
+    row: MaybeUnset<Vec<Pair<'l>>>,
+    operation: MaybeUnset<i8>,
     reason: MaybeUnset<&'l str>,
     parks: bool,
     error_kind: MaybeUnset<&'l str>,
@@ -316,7 +326,8 @@ impl Store {
         ));
         let stamps = "writetime(parks) AS put_at, writetime(last_failed) AS failed_at";
         let select = format!("SELECT {COLUMNS}, {stamps} FROM {table} WHERE");
-        let outlines = format!("{} {partition}", select.replace(" payload, headers,", ""));
+        let outline = select.replace(" payload, headers, row, operation,", "");
+        let outlines = format!("{outline} {partition}");
         let keys = format!("SELECT key, reason, parks FROM {table} WHERE {partition}");
         Ok(Self {
             insert: insert.await?,
@@ -368,7 +379,7 @@ impl Store {
         }
         let failed = letter.reason != Reason::Parked;
         let failure = letter.failure.clone().unwrap_or_default();
-        let record = letter.record.as_ref();
+        let (record, kept) = (letter.record.as_ref(), letter.row.as_deref());
         let row = NewRow {
             relay: &self.relay,
             source: &letter.table,
@@ -383,6 +394,8 @@ impl Store {
             payload: given(record.and_then(|record| record.payload.as_deref())),
             headers: given(record.map(headers)),
             record_time: given(record.map(|record| record.timestamp_millis)),
+            row: given(kept.map(columns)),
+            operation: given(kept.map(KeptRow::operation)),
             reason: known(failed, letter.reason.name()),
             parks: letter.parks,
             error_kind: known(failed, &failure.kind),
@@ -455,7 +468,7 @@ impl Store {
     }
 
     /// Looks at all dead letters of a table in one bucket, key by key and in the order of their
-    /// places, a page at a time. Their records are without payload and headers.
+    /// places, a page at a time; without payloads, headers and rows.
     ///
     /// # Errors
     ///
@@ -510,7 +523,7 @@ impl Store {
         Ok(())
     }
 
-    /// A dead letter with its payload and headers; `None` if it is not there any more.
+    /// A dead letter with its payload and headers, or its row; `None` if it is not there any more.
     ///
     /// # Errors
     ///
@@ -534,7 +547,7 @@ impl Store {
     }
 
     /// The first `limit` dead letters of a key whose log rows were written at `from` or later, in
-    /// the order of their places. Their records are without payload and headers.
+    /// the order of their places; without payloads, headers and rows.
     ///
     /// # Errors
     ///
@@ -584,12 +597,30 @@ fn read_error(error: impl Into<ReadError>) -> Error {
     Error::Read(Box::new(error.into()))
 }
 
-fn headers(record: &Record) -> Vec<HeaderPair<'_>> {
+fn headers(record: &Record) -> Vec<Pair<'_>> {
     record
         .headers
         .iter()
         .map(|header| (&*header.name, header.value.as_deref()))
         .collect()
+}
+
+fn columns(row: &KeptRow) -> Vec<Pair<'_>> {
+    row.columns()
+        .iter()
+        .map(|(name, value)| (&**name, value.as_deref()))
+        .collect()
+}
+
+fn kept(operation: Option<i8>, columns: Pairs) -> Result<Arc<KeptRow>, Error> {
+    let columns = columns
+        .into_iter()
+        .map(|(name, value)| (name, value.map(Bytes::from)))
+        .collect();
+    let row = operation.and_then(|operation| KeptRow::stored(operation, columns));
+    row.map(Arc::new).ok_or(Error::Form {
+        column: "operation",
+    })
 }
 
 fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
@@ -599,6 +630,8 @@ fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
             .parse()
             .map_err(|_| Error::Form { column: "reason" })?,
     };
+    let kept = row.row.map(|columns| kept(row.operation, columns));
+    let kept = kept.transpose()?;
     let key = Bytes::from(row.key);
     let record = row.topic.map(|topic| Record {
         topic: topic.into(),
@@ -643,6 +676,7 @@ fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
         failure,
         parks: row.parks.unwrap_or(true),
         record,
+        row: kept,
         first_failed_millis: millis(row.first_failed),
         last_failed_millis: millis(row.last_failed),
         stamp: row.put_at.max(row.failed_at).unwrap_or_default(),

@@ -1,5 +1,6 @@
 //! What becomes a dead letter, and which keys are parked.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
@@ -61,7 +62,7 @@ impl Pipeline {
     pub(super) fn join(&mut self, item: Admitted) {
         match &item.content {
             Content::Record(_) => self.bury(item, Reason::Parked, None, true),
-            Content::Broken(reason) => {
+            Content::Broken { reason, .. } => {
                 let failure = undecodable(reason);
                 self.bury(item, Reason::Undecodable, Some(failure), true);
             }
@@ -85,9 +86,9 @@ impl Pipeline {
         }
         self.metrics.parked_keys.set(self.parking.len() as u64);
         let now = now_millis();
-        let record = match &item.content {
-            Content::Record(record) => Some(record.clone()),
-            Content::Broken(_) => None,
+        let (record, row) = match &item.content {
+            Content::Record(record) => (Some(record.clone()), None),
+            Content::Broken { row, .. } => (None, Some(Arc::clone(row))),
         };
         let letter = DeadLetter {
             table: self
@@ -102,6 +103,7 @@ impl Pipeline {
             failure,
             parks,
             record,
+            row,
             first_failed_millis: now,
             last_failed_millis: now,
             stamp: keeper.stamp(),

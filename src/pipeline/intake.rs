@@ -4,9 +4,11 @@
 
 use std::sync::Arc;
 
+use scylla::frame::response::result::ColumnType;
+
 use super::{Broken, Closed, Delivery, Handle};
 use crate::ack::Ack;
-use crate::dead_letters::Label;
+use crate::dead_letters::{KeptRow, Label};
 use crate::decode::{Decision, Decoder, Reason, SkipReason};
 use crate::event::{Change, TableId};
 use crate::route::{Router, Unroutable};
@@ -39,6 +41,8 @@ pub enum Taken {
 pub struct PublishIntake {
     table: TableId,
     name: Arc<str>,
+    /// Of the changes: what is kept of a row that cannot be published is serialised with them.
+    types: Arc<[(String, ColumnType<'static>)]>,
     decoder: Arc<Decoder>,
     router: Router,
     handle: Handle,
@@ -46,10 +50,12 @@ pub struct PublishIntake {
 }
 
 impl PublishIntake {
-    /// An intake for the outbox `table`, called `name` in logs.
+    /// An intake for the outbox `table`, called `name` in logs, whose changes have columns of
+    /// these `types`.
     pub fn new(
         table: TableId,
         name: &str,
+        types: Arc<[(String, ColumnType<'static>)]>,
         decoder: Arc<Decoder>,
         router: Router,
         handle: Handle,
@@ -58,6 +64,7 @@ impl PublishIntake {
         Self {
             table,
             name: Arc::from(name),
+            types,
             decoder,
             router,
             handle,
@@ -115,6 +122,7 @@ impl PublishIntake {
                     key: key.unwrap_or_default(),
                     label,
                     reason: reason.to_string(),
+                    row: KeptRow::of(change, &self.types),
                     ack,
                 };
                 self.handle.submit_broken(broken).await?;

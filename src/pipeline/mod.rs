@@ -33,7 +33,7 @@ use bytes::Bytes;
 
 use crate::ack::Ack;
 use crate::config;
-use crate::dead_letters::{Failure, Label, Reason};
+use crate::dead_letters::{Failure, KeptRow, Label, Reason};
 use crate::event::{Record, TableId};
 use crate::sink::{OpenError, Sink};
 use crate::telemetry::metrics::Metrics;
@@ -66,6 +66,8 @@ pub struct Broken {
     pub label: Label,
     /// What is wrong, and what to change. Never a payload.
     pub reason: String,
+    /// Its columns, as the dead letter keeps them.
+    pub row: KeptRow,
     /// Settled when the dead letter is durable.
     pub ack: Ack,
 }

@@ -12,8 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use super::{Broken, Delivery, Replay, Replayed};
 use crate::ack::Ack;
 use crate::config;
-use crate::dead_letters::Label;
 use crate::dead_letters::parking::Quiet;
+use crate::dead_letters::{KeptRow, Label};
 use crate::event::{Record, TableId};
 use crate::retry::breaker;
 
@@ -56,8 +56,13 @@ impl Budget {
 /// What is to be published.
 pub(super) enum Content {
     Record(Record),
-    /// Nothing: the row cannot be made a record, for this reason.
-    Broken(String),
+    /// Nothing: the row cannot be made a record.
+    Broken {
+        /// Why not.
+        reason: String,
+        /// What the dead letter keeps of it.
+        row: Arc<KeptRow>,
+    },
 }
 
 /// Who waits for the outcome.
@@ -203,9 +208,11 @@ impl Handle {
             key,
             label,
             reason,
+            row,
             ack,
         } = broken;
-        let content = Content::Broken(reason);
+        let row = Arc::new(row);
+        let content = Content::Broken { reason, row };
         self.admit(table, key, label, content, Owner::Row(ack))
             .await
     }
@@ -263,7 +270,7 @@ impl Handle {
     ) -> Result<(), Closed> {
         let cost = self.budget.cost(match &content {
             Content::Record(record) => record.size(),
-            Content::Broken(reason) => key.len() + reason.len(),
+            Content::Broken { reason, row } => key.len() + reason.len() + row.size(),
         });
         let event = Arc::clone(&self.budget.events)
             .acquire_owned()

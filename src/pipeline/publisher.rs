@@ -221,7 +221,7 @@ impl Pipeline {
         for item in admitted.drain(..) {
             match (&item.owner, &item.content) {
                 // It has no order to keep.
-                (Owner::Row(_), Content::Broken(reason)) if item.key.is_empty() => {
+                (Owner::Row(_), Content::Broken { reason, .. }) if item.key.is_empty() => {
                     let failure = undecodable(reason);
                     self.bury(item, Reason::Undecodable, Some(failure), false);
                 }
@@ -299,7 +299,7 @@ impl Pipeline {
         let lane = next.lane;
         let record = match &next.item.content {
             Content::Record(record) => record,
-            Content::Broken(reason) => {
+            Content::Broken { reason, .. } => {
                 let failure = undecodable(reason);
                 self.give_up(lane, Reason::Undecodable, failure, now);
                 return true;

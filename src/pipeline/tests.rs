@@ -820,6 +820,7 @@ mod intake {
         let mut intake = PublishIntake::new(
             TableId(0),
             "shop.outbox",
+            columns.to_vec().into(),
             Arc::new(decoder),
             Router::new(&outbox()),
             relay.handle.clone(),
@@ -863,6 +864,18 @@ mod intake {
                 ("4", b"x", "parked"),
             ]
         );
+        // What has no record keeps its columns.
+        let kept = letters[1].row.as_ref().expect("it is kept");
+        let kept: Vec<_> = kept
+            .columns()
+            .iter()
+            .map(|(name, value)| (&**name, value.as_deref()))
+            .collect();
+        let columns = NAMES.map(ToOwned::to_owned);
+        let values = [&b"2"[..], b"x", b"p", b"no topic"].map(Some);
+        assert!(kept.iter().map(|(name, _)| *name).eq(&columns));
+        assert!(kept.iter().map(|(_, value)| *value).eq(values));
+        assert!(letters[1].record.is_none() && letters[2].row.is_none());
         let reason = &letters[1].failure.as_ref().expect("it failed").message;
         assert!(reason.contains("topic"), "{reason}");
         let metrics = &relay.metrics;

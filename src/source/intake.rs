@@ -59,10 +59,12 @@ impl OpenIntake for Publish {
     type Intake = PublishIntake;
 
     fn open(&self, reader: &LogReader) -> Result<PublishIntake, MappingError> {
-        let decoder = Decoder::new(&self.outbox, &reader.column_types())?;
+        let types = reader.column_types();
+        let decoder = Decoder::new(&self.outbox, &types)?;
         Ok(PublishIntake::new(
             self.table,
             &self.outbox.table.to_string(),
+            types.into(),
             Arc::new(decoder),
             Router::new(&self.outbox),
             self.handle.clone(),

@@ -374,8 +374,8 @@ impl<'s> StreamIndex<'s> {
     }
 }
 
-/// The columns that an outbox needs, with their types in the base table: for a table whose log does
-/// not exist, and so cannot be opened.
+/// What [`columns`] gives, with their types in the base table: for a table whose log does not exist,
+/// and so cannot be opened.
 ///
 /// # Errors
 ///
@@ -403,8 +403,8 @@ pub async fn base_column_types(
     Ok(specs.get().iter().map(owned).collect())
 }
 
-/// The primary key, then the mapped columns that the table has.
-fn columns(outbox: &Outbox, table: &TableDescription) -> ChangeColumns {
+/// The columns that an outbox needs: the primary key, then the mapped columns that the table has.
+pub fn columns(outbox: &Outbox, table: &TableDescription) -> ChangeColumns {
     let mut columns = ChangeColumns {
         names: Vec::new(),
         primary_key: Vec::new(),

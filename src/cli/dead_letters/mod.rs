@@ -10,6 +10,7 @@
 mod act;
 mod args;
 mod read;
+mod types;
 mod view;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail};
 
 pub use args::Args;
 use args::Command;
+use types::Types;
 
 use crate::config::Config;
 use crate::dead_letters::Store;
@@ -45,8 +47,14 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
     }
     match &args.command {
         Command::List(args) => read::list(&store, &tables, args).await,
-        Command::Show(args) => read::show(&store, &tables, args).await,
-        Command::Export(args) => read::export(&store, &tables, args).await,
+        Command::Show(args) => {
+            let types = Types::new(session, config);
+            read::show(&store, types, &tables, args).await
+        }
+        Command::Export(args) => {
+            let types = Types::new(session, config);
+            read::export(&store, types, &tables, args).await
+        }
         Command::Replay(args) => {
             let order = args.order()?;
             Box::pin(act::run(config, session, store, order, args.output)).await

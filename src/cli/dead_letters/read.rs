@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use anyhow::{Context, Result, bail};
 
 use super::args::{Export, List, Show};
+use super::types::Types;
 use super::view;
 use crate::cli::OutputFormat;
 use crate::dead_letters::filter::Filter;
@@ -64,7 +65,12 @@ pub(super) async fn list(store: &Store, tables: &[String], args: &List) -> Resul
     Ok(())
 }
 
-pub(super) async fn show(store: &Store, tables: &[String], args: &Show) -> Result<()> {
+pub(super) async fn show(
+    store: &Store,
+    mut types: Types,
+    tables: &[String],
+    args: &Show,
+) -> Result<()> {
     let filter = Filter {
         id: Some(args.id.clone()),
         ..Filter::default()
@@ -79,22 +85,37 @@ pub(super) async fn show(store: &Store, tables: &[String], args: &Show) -> Resul
         bail!("there is none of event {}", args.id);
     }
     for letter in &found {
+        let row = kept(&mut types, letter).await;
         match args.output {
-            OutputFormat::Text => println!("{}", view::page(letter)),
+            OutputFormat::Text => println!("{}", view::page(letter, row)),
             OutputFormat::Json => {
-                println!("{}", serde_json::to_string_pretty(&view::whole(letter))?);
+                println!(
+                    "{}",
+                    serde_json::to_string_pretty(&view::whole(letter, row))?
+                );
             }
         }
     }
     Ok(())
 }
 
-/// The dead letter with its payload and headers; `None` if it is gone meanwhile.
+/// The columns of a row that could not be made a record.
+async fn kept(types: &mut Types, letter: &DeadLetter) -> Option<view::Row> {
+    let row = letter.row.as_ref()?;
+    Some(view::row(row, types.of(&letter.table).await))
+}
+
+/// The dead letter with all that is kept of it; `None` if it is gone meanwhile.
 async fn whole(store: &Store, outline: &DeadLetter) -> Result<Option<DeadLetter>> {
     Ok(store.get(outline).await?)
 }
 
-pub(super) async fn export(store: &Store, tables: &[String], args: &Export) -> Result<()> {
+pub(super) async fn export(
+    store: &Store,
+    mut types: Types,
+    tables: &[String],
+    args: &Export,
+) -> Result<()> {
     let mut out: Box<dyn Write> = match &args.file {
         None => Box::new(io::stdout().lock()),
         Some(path) => {
@@ -108,7 +129,9 @@ pub(super) async fn export(store: &Store, tables: &[String], args: &Export) -> R
         let Some(letter) = whole(store, &letter).await? else {
             return Ok(true);
         };
-        writeln!(out, "{}", serde_json::to_string(&view::whole(&letter))?)?;
+        let row = kept(&mut types, &letter).await;
+        let whole = view::whole(&letter, row);
+        writeln!(out, "{}", serde_json::to_string(&whole)?)?;
         written += 1;
         Ok(true)
     })

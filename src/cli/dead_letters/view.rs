@@ -2,12 +2,16 @@
 
 use std::fmt::Write as _;
 
+use scylla::frame::response::result::ColumnType;
+use scylla::value::CqlValue;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::dead_letters::replay::{Action, Progress};
+use crate::dead_letters::row::{self, KeptRow};
 use crate::dead_letters::{DeadLetter, Reason};
+use crate::decode;
 use crate::sink::Kind;
 
 /// Characters of a payload that are shown.
@@ -32,7 +36,13 @@ pub(super) fn bytes(value: &[u8]) -> Value {
 }
 
 fn text(value: &[u8]) -> String {
-    match bytes(value) {
+    written(bytes(value))
+}
+
+/// A value of [`fn@bytes`] as a page has it.
+fn written(value: Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
         Value::String(text) => text,
         other => format!("0x{}", other["hex"].as_str().unwrap_or_default()),
     }
@@ -47,7 +57,7 @@ pub(super) fn remedy(letter: &DeadLetter) -> String {
             .to_owned(),
         (Reason::Undecodable, _) => format!(
             "correct what the error names: the table's rows, or `outboxes` in the configuration (and \
-             restart the relay); {again} while the log still has the row, or discard it"
+             restart the relay); {again}, or discard it"
         ),
         (Reason::Exhausted, Some(failure)) => {
             let remedy = Kind::from_name(&failure.kind).map_or("", Kind::remedy);
@@ -61,7 +71,7 @@ pub(super) fn remedy(letter: &DeadLetter) -> String {
     }
 }
 
-/// All but the payload and the headers.
+/// All but the payload, the headers and the row.
 pub(super) fn outline(letter: &DeadLetter) -> Map<String, Value> {
     let failure = letter.failure.as_ref();
     let fields = json!({
@@ -87,10 +97,36 @@ pub(super) fn outline(letter: &DeadLetter) -> Map<String, Value> {
     }
 }
 
-/// Everything.
-pub(super) fn whole(letter: &DeadLetter) -> Map<String, Value> {
+/// The columns of a kept row, by name.
+pub(super) type Row = Map<String, Value>;
+
+/// A kept row whose columns have these types. A value whose column has no type any more, or one that
+/// it does not fit, is shown as its bytes.
+pub(super) fn row(kept: &KeptRow, types: &[(String, ColumnType<'static>)]) -> Row {
+    let shown = |(name, value): &row::KeptColumn| {
+        let cql_type = row::type_of(types, name);
+        let value = value.as_ref().map(|value| column(value, cql_type));
+        (name.clone(), value.unwrap_or_default())
+    };
+    kept.columns().iter().map(shown).collect()
+}
+
+/// The text form of a value, where there is one.
+fn column(value: &bytes::Bytes, cql_type: Option<&ColumnType<'static>>) -> Value {
+    match cql_type.map(|cql_type| row::value(value, cql_type)) {
+        // A payload in a blob is text most times.
+        None | Some(Err(_) | Ok(CqlValue::Blob(_))) => bytes(value),
+        Some(Ok(read)) => decode::text::of(&read).map_or_else(|_| bytes(value), Value::String),
+    }
+}
+
+/// Everything; `row` is that of a dead letter that keeps one.
+pub(super) fn whole(letter: &DeadLetter, row: Option<Row>) -> Map<String, Value> {
     let mut fields = outline(letter);
     fields.insert("remedy".into(), json!(remedy(letter)));
+    if let Some(row) = row {
+        fields.insert("row".into(), Value::Object(row));
+    }
     if let Some(record) = &letter.record {
         let headers: Map<String, Value> = record
             .headers
@@ -128,8 +164,8 @@ pub(super) fn line(letter: &DeadLetter) -> String {
     )
 }
 
-/// A page about one dead letter.
-pub(super) fn page(letter: &DeadLetter) -> String {
+/// A page about one dead letter; `kept` is the row of one that keeps it.
+pub(super) fn page(letter: &DeadLetter, kept: Option<Row>) -> String {
     let mut page = String::new();
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(page, "{name:<14}{value}");
@@ -163,15 +199,24 @@ pub(super) fn page(letter: &DeadLetter) -> String {
             .as_deref()
             .map_or_else(|| "null".to_owned(), text);
         let size = record.payload.as_ref().map_or(0, bytes::Bytes::len);
-        let shown: String = payload.chars().take(SHOWN).collect();
-        let more = if shown.len() < payload.len() {
-            format!(" … ({size} bytes in all)")
-        } else {
-            String::new()
-        };
-        row("payload", &format!("{shown}{more}"));
+        row("payload", &shortened(&payload, size));
+    }
+    for (column, value) in kept.into_iter().flatten() {
+        let value = written(value);
+        let value = shortened(&value, value.len());
+        row("column", &format!("{column}: {value}"));
     }
     page
+}
+
+/// What is shown of a text that stands for so many bytes.
+fn shortened(text: &str, size: usize) -> String {
+    let shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        format!("{shown} … ({size} bytes in all)")
+    } else {
+        shown
+    }
 }
 
 /// What a replay or a removal did, or would do.
@@ -206,5 +251,48 @@ pub(super) fn summary(action: Action, dry_run: bool, progress: &Progress) -> Str
             format!("{of}; {published} published, {failed} failed again{skipped}{postponed}")
         }
         (Action::Discard, false) => format!("{of}; {discarded} discarded"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scylla::frame::response::result::NativeType;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_row_is_shown_as_a_person_reads_it() {
+        let column = |name: &str, value: &[u8]| {
+            let value = bytes::Bytes::copy_from_slice(value);
+            (name.to_owned(), Some(value))
+        };
+        let columns = vec![
+            column("count", &7_i32.to_be_bytes()),
+            column("text_in_a_blob", b"{\"n\": 1}"),
+            column("blob", &[0xff, 0]),
+            column("of_another_type_now", b"abc"),
+            column("gone", b"old"),
+            ("nothing".to_owned(), None),
+        ];
+        let kept = KeptRow::stored(2, columns).expect("an insert");
+        let types = [
+            ("count", NativeType::Int),
+            ("text_in_a_blob", NativeType::Blob),
+            ("blob", NativeType::Blob),
+            ("of_another_type_now", NativeType::BigInt),
+            ("nothing", NativeType::Text),
+        ];
+        let types = types.map(|(name, native)| (name.to_owned(), ColumnType::Native(native)));
+        assert_eq!(
+            Value::Object(row(&kept, &types)),
+            json!({
+                "count": "7",
+                "text_in_a_blob": "{\"n\": 1}",
+                "blob": {"hex": "ff00"},
+                "of_another_type_now": "abc",
+                "gone": "old",
+                "nothing": null,
+            })
+        );
     }
 }
