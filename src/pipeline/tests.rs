@@ -24,6 +24,7 @@ use crate::runtime::Phase;
 use crate::sink::scripted::{Control, ScriptedSink, Step};
 
 mod keeping;
+mod standstill;
 
 struct Relay {
     handle: Handle,

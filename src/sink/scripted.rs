@@ -27,7 +27,7 @@ pub enum Step {
     Reject(RDKafkaErrorCode),
     /// Append, then report this error: the answer was lost.
     LoseAnswer(RDKafkaErrorCode),
-    /// Neither append nor answer until [`Control::release`].
+    /// Neither append nor answer until [`Control::release`] or [`Control::reject`].
     Hold,
     /// Append, and say so after this time.
     Slow(Duration),
@@ -138,6 +138,19 @@ impl Control {
             }
         }
         count
+    }
+
+    /// Reports this error for all that is held, oldest first, and appends none of it; returns how
+    /// many.
+    pub fn reject(&self, code: RDKafkaErrorCode) -> usize {
+        let mut shared = self.shared();
+        let held = std::mem::take(&mut shared.held);
+        if let Some(reports) = &shared.reports {
+            for (token, _) in &held {
+                reports.report(*token, Err(DeliveryError::from_code(code)));
+            }
+        }
+        held.len()
     }
 }
 
