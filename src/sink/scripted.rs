@@ -120,6 +120,11 @@ impl Control {
         self.shared().opened
     }
 
+    /// How often `send` has been called.
+    pub fn sends(&self) -> u64 {
+        self.shared().sends
+    }
+
     /// Waits until `send` has been called at least `count` times.
     pub async fn sent(&self, count: u64) {
         let mut sends = self.sends.subscribe();
