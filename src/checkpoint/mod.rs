@@ -100,6 +100,9 @@ pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
 }
 
 #[cfg(test)]
+mod limit;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -76,3 +76,6 @@ pub trait Keep: Send + Sync {
     /// The timestamp of a new dead letter: above all before.
     fn stamp(&self) -> i64;
 }
+
+#[cfg(test)]
+mod tests;

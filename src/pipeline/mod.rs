@@ -92,7 +92,8 @@ pub enum Replayed {
     Published,
     /// It failed again, for this reason.
     Failed(Reason, Failure),
-    /// Nothing was attempted, or its attempt was a probe that failed: Kafka takes no records now.
+    /// Kafka takes no records now: nothing was attempted, or the breaker opened before an attempt
+    /// that failed could be repeated. What was attempted does not count.
     Postponed,
 }
 

@@ -394,12 +394,7 @@ impl Pipeline {
         let spared = ticket.is_probe() && error.kind.is_outage();
         if class == Class::Transient && (spared || !error.kind.uses_up_attempts()) {
             self.failures.log(error, 0, now);
-            if self.breaker.state() == State::Open && self.lanes.head(lane).is_replay() {
-                let head = self.lanes.acknowledged(lane);
-                return head.postpone();
-            }
-            let due = self.since_origin(now) + self.policy.delay_after(1);
-            return self.lanes.retry_at(lane, due);
+            return self.retry(lane, 1, now);
         }
         let attempts = self.lanes.failed(lane);
         self.failures.log(error, attempts, now);
@@ -417,7 +412,12 @@ impl Pipeline {
         }
     }
 
+    /// The head of the lane, which is in flight, is attempted again after a pause.
     pub(super) fn retry(&mut self, lane: LaneId, attempts: u32, now: Instant) {
+        // Kafka takes no records now, and a replay does not wait for it.
+        if self.breaker.state() == State::Open && self.lanes.head(lane).is_replay() {
+            return self.lanes.acknowledged(lane).postpone();
+        }
         let due = self.since_origin(now) + self.policy.delay_after(attempts);
         self.lanes.retry_at(lane, due);
     }

@@ -23,6 +23,9 @@ use crate::event::{Header, Position, RowKey};
 use crate::runtime::Phase;
 use crate::sink::scripted::{Control, ScriptedSink, Step};
 
+mod keeping;
+mod standstill;
+
 struct Relay {
     handle: Handle,
     control: Control,
@@ -43,9 +46,20 @@ impl Relay {
     }
 
     fn with(
+        config: config::Config,
+        limits: (usize, usize),
+        dead_letters: Option<Arc<dyn Keep>>,
+        script: impl FnMut(u64, &Record) -> Step + Send + 'static,
+    ) -> Self {
+        Self::within(config, limits, dead_letters, None, script)
+    }
+
+    /// Publishes only until `until`, if that is given.
+    fn within(
         mut config: config::Config,
         limits: (usize, usize),
         dead_letters: Option<Arc<dyn Keep>>,
+        until: Option<watch::Receiver<Instant>>,
         script: impl FnMut(u64, &Record) -> Step + Send + 'static,
     ) -> Self {
         let (sink, control) = ScriptedSink::new(script);
@@ -61,6 +75,10 @@ impl Relay {
                 parking: Parking::new(config.dead_letters.max_parked_keys.get()),
                 tables: vec!["shop.outbox".to_owned()],
             }),
+        };
+        let pipeline = match until {
+            None => pipeline,
+            Some(until) => pipeline.with_limit(until),
         };
         let (phase, phases) = watch::channel(Phase::Running);
         let (settle, settled) = mpsc::unbounded_channel();

@@ -27,7 +27,7 @@ pub enum Step {
     Reject(RDKafkaErrorCode),
     /// Append, then report this error: the answer was lost.
     LoseAnswer(RDKafkaErrorCode),
-    /// Neither append nor answer until [`Control::release`].
+    /// Neither append nor answer until [`Control::release`] or [`Control::reject`].
     Hold,
     /// Append, and say so after this time.
     Slow(Duration),
@@ -120,6 +120,11 @@ impl Control {
         self.shared().opened
     }
 
+    /// How often `send` has been called.
+    pub fn sends(&self) -> u64 {
+        self.shared().sends
+    }
+
     /// Waits until `send` has been called at least `count` times.
     pub async fn sent(&self, count: u64) {
         let mut sends = self.sends.subscribe();
@@ -138,6 +143,19 @@ impl Control {
             }
         }
         count
+    }
+
+    /// Reports this error for all that is held, oldest first, and appends none of it; returns how
+    /// many.
+    pub fn reject(&self, code: RDKafkaErrorCode) -> usize {
+        let mut shared = self.shared();
+        let held = std::mem::take(&mut shared.held);
+        if let Some(reports) = &shared.reports {
+            for (token, _) in &held {
+                reports.report(*token, Err(DeliveryError::from_code(code)));
+            }
+        }
+        held.len()
     }
 }
 

@@ -19,6 +19,7 @@ mod late;
 mod login;
 mod logs;
 mod outage;
+mod ownership;
 mod reference;
 mod rows;
 mod stop;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What the relay logs once it reads and publishes.
-const READY: &str = "relay is ready";
+pub(crate) const READY: &str = "relay is ready";
 /// What it logs when an attempt to publish has failed (not every time).
 pub(crate) const ATTEMPT_FAILED: &str = "an attempt to publish failed";
 /// What it logs when a page of a log could not be read.
@@ -24,6 +24,10 @@ pub(crate) const BREAKER_OPENS: &str = "the breaker is open";
 pub(crate) const BREAKER_MOVES: &str = "the breaker moves";
 /// What it logs when an event becomes a dead letter.
 pub(crate) const DEAD_LETTER: &str = "an event becomes a dead letter";
+/// What it logs while another process has its name.
+pub(crate) const NAME_IN_USE: &str = "the relay's name is in use";
+/// What it logs when another process has taken its name over.
+pub(crate) const NAME_LOST: &str = "the relay ends at once";
 /// What it logs at the first SIGTERM or SIGINT.
 pub(crate) const STOP_ASKED: &str = "stop asked for";
 /// What a thread that panics writes.
