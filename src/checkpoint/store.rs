@@ -198,8 +198,18 @@ impl Store {
         Ok(rows.rows_stream::<CheckpointRow>()?.try_collect().await?)
     }
 
+    /// Whether this process may still save.
+    fn check_owner(&self) -> Result<(), Error> {
+        let until = self.until.as_ref();
+        if until.is_some_and(|until| Instant::now() >= *until.borrow()) {
+            return Err(Error::NotOwner);
+        }
+        Ok(())
+    }
+
     /// Saves where a table's first start was, microseconds since the Unix epoch.
     pub async fn save_start(&self, table: &TableName, start: i64) -> Result<(), Error> {
+        self.check_owner()?;
         let mut statement = self.save_start.clone();
         statement.set_timestamp(Some(self.next_timestamp()));
         let values = (&self.relay, table.to_string(), start);
@@ -245,10 +255,7 @@ impl Store {
         table: &TableName,
         rows: &[(i16, &GroupCheckpoint, Vec<u8>)],
     ) -> Result<(), Error> {
-        let until = self.until.as_ref();
-        if until.is_some_and(|until| Instant::now() >= *until.borrow()) {
-            return Err(Error::NotOwner);
-        }
+        self.check_owner()?;
         let mut batch = Batch::new(BatchType::Unlogged);
         batch.set_is_idempotent(true);
         batch.set_timestamp(Some(self.next_timestamp()));
