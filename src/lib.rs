@@ -15,6 +15,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod decode;
 pub mod event;
+pub mod fingerprint;
 pub mod ownership;
 pub mod pipeline;
 pub mod retry;

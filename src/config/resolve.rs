@@ -407,6 +407,7 @@ fn follow(raw: &raw::Follow, path: &Path, reader: &mut Reader<'_>) -> Follow {
         concurrent_reads,
         tracked_positions,
         generation_poll,
+        deduplicate: raw.deduplicate,
         accept_expired: raw.accept_expired,
     }
 }

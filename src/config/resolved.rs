@@ -313,6 +313,8 @@ pub struct Follow {
     pub tracked_positions: NonZeroUsize,
     /// Pause between two looks for new generations.
     pub generation_poll: Duration,
+    /// Whether an event that is in the log twice is published once.
+    pub deduplicate: bool,
     /// Whether to start although rows may have expired before they were read.
     pub accept_expired: bool,
 }

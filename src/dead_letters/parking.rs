@@ -12,9 +12,9 @@
 //! not bring about, would be parked and released together.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 
 use crate::event::TableId;
+use crate::fingerprint::Fingerprints;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Entry {
@@ -39,7 +39,7 @@ pub enum Quiet {
 #[derive(Debug)]
 pub struct Parking {
     limit: usize,
-    hashers: [RandomState; 2],
+    fingerprints: Fingerprints,
     keys: HashMap<u128, Entry>,
 }
 
@@ -48,17 +48,13 @@ impl Parking {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
-            hashers: [RandomState::new(), RandomState::new()],
+            fingerprints: Fingerprints::default(),
             keys: HashMap::new(),
         }
     }
 
     fn hash(&self, table: TableId, key: &[u8]) -> u128 {
-        let [high, low] = self
-            .hashers
-            .each_ref()
-            .map(|hasher| hasher.hash_one((table, key)));
-        (u128::from(high) << 64) | u128::from(low)
+        self.fingerprints.of((table, key))
     }
 
     /// Parks a key; does nothing if it is parked.

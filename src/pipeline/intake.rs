@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use scylla::frame::response::result::ColumnType;
 
+use super::seen::Seen;
 use super::{Broken, Closed, Delivery, Handle};
 use crate::ack::Ack;
 use crate::dead_letters::{KeptRow, Label};
@@ -47,6 +48,8 @@ pub struct PublishIntake {
     router: Router,
     handle: Handle,
     metrics: Arc<Metrics>,
+    /// What was handed on lately, unless repetitions are to be published.
+    seen: Option<Seen>,
 }
 
 impl PublishIntake {
@@ -69,7 +72,16 @@ impl PublishIntake {
             router,
             handle,
             metrics,
+            seen: None,
         }
+    }
+
+    /// Publishes an event once that is in the log twice, within `window` microseconds and as far as
+    /// `limit` events of a stream group can be remembered.
+    #[must_use]
+    pub fn without_repetitions(mut self, window: i64, limit: usize) -> Self {
+        self.seen = Some(Seen::new(window, limit));
+        self
     }
 
     /// Submits the change if it is an event, waiting for permits. What is none is settled at once.
@@ -97,6 +109,16 @@ impl PublishIntake {
         };
         match record {
             Ok((record, label)) => {
+                let micros = change.position.micros();
+                let payload = record.payload.as_deref();
+                let repeats = self.seen.as_mut().is_some_and(|seen| {
+                    seen.repeats(&label.event_id, &record.key, payload, micros)
+                });
+                if repeats {
+                    self.metrics.repetitions.add(1);
+                    ack.settle();
+                    return Ok(Taken::Skipped);
+                }
                 self.metrics.events.add(1);
                 let delivery = Delivery {
                     table: self.table,

@@ -26,6 +26,7 @@ mod keeper;
 pub mod lanes;
 mod permits;
 mod publisher;
+mod seen;
 
 use std::sync::Arc;
 

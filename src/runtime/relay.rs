@@ -424,6 +424,7 @@ impl Sources {
             outbox: Arc::clone(&outbox),
             handle: self.handle.clone(),
             metrics: Arc::clone(&self.metrics),
+            follow: self.config.follow.clone(),
         };
         TableSource::new(SourceContext {
             session: Arc::clone(&self.session),

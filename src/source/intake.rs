@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::reader::LogReader;
 use crate::ack::Ack;
-use crate::config::Outbox;
+use crate::config::{Follow, Outbox};
 use crate::decode::{Decoder, MappingError};
 use crate::event::{Change, TableId};
 use crate::pipeline::{Closed, Handle, PublishIntake, Taken};
@@ -42,6 +42,10 @@ impl Intake for PublishIntake {
     }
 }
 
+/// Events of one stream group that are remembered to recognise repetitions, some 100 bytes each. Far
+/// more than a group has in a late window, but for a flood.
+const REMEMBERED: usize = 50_000;
+
 /// Opens the intake that publishes: decode, route, pipeline.
 #[derive(Debug)]
 pub struct Publish {
@@ -53,6 +57,8 @@ pub struct Publish {
     pub handle: Handle,
     /// The relay's counters.
     pub metrics: Arc<Metrics>,
+    /// How rows that repeat an event are recognised.
+    pub follow: Follow,
 }
 
 impl OpenIntake for Publish {
@@ -61,7 +67,7 @@ impl OpenIntake for Publish {
     fn open(&self, reader: &LogReader) -> Result<PublishIntake, MappingError> {
         let types = reader.column_types();
         let decoder = Decoder::new(&self.outbox, &types)?;
-        Ok(PublishIntake::new(
+        let intake = PublishIntake::new(
             self.table,
             &self.outbox.table.to_string(),
             types.into(),
@@ -69,6 +75,11 @@ impl OpenIntake for Publish {
             Router::new(&self.outbox),
             self.handle.clone(),
             Arc::clone(&self.metrics),
-        ))
+        );
+        if !self.follow.deduplicate {
+            return Ok(intake);
+        }
+        let window = i64::try_from(self.follow.late_window.as_micros()).unwrap_or(i64::MAX);
+        Ok(intake.without_repetitions(window, REMEMBERED))
     }
 }

@@ -59,6 +59,8 @@ counters! {
     skipped_deletes,
     /// Of these: pre- and post-images.
     skipped_images,
+    /// Log rows that say the same as an earlier one, and were not published again.
+    repetitions,
     /// Rows that could not be decoded.
     undecodable,
     /// Rows first seen behind the tail.

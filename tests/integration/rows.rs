@@ -123,3 +123,42 @@ async fn rows_that_cannot_be_published_stop_nobody_else() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_in_the_log_twice_is_published_once() -> Result<()> {
+    let case = "an event twice in the log";
+    let Some(broker) = kafka::broker(case).await else {
+        return Ok(());
+    };
+    let bench = Bench::new(&broker.bootstrap).await?;
+    let (orders, _) = tables(&bench.name);
+    let relay = bench.relay.start().await?;
+    let (same, other) = (time_uuid(), time_uuid());
+    for (id, payload) in [
+        (same, "0x01"),
+        (other, "0x02"),
+        // As a driver repeats a statement: the same once more, with another time.
+        (same, "0x01"),
+        // One id by mistake for two events.
+        (other, "0x03"),
+        (other, "0x03"),
+    ] {
+        let insert = format!(
+            "INSERT INTO {orders} (aggregate_id, id, aggregate_type, event_type, payload, created_at) \
+             VALUES ('twice', {id}, 'order', 'Placed', {payload}, 0)"
+        );
+        bench.database.session.query_unpaged(insert, ()).await?;
+    }
+    // What is written now, to all stream groups, shows that the relay has read on.
+    bench.write(FEW).await?;
+    bench.arrived(FEW.events + 2).await?;
+    relay.stop().await?;
+    let records = bench.collector.all().await?;
+    let payloads: Vec<_> = records
+        .iter()
+        .filter(|record| record.key == b"twice")
+        .map(|record| record.payload.clone().unwrap_or_default())
+        .collect();
+    assert_eq!(payloads, [vec![1], vec![2], vec![3]]);
+    Ok(())
+}
