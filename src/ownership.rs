@@ -1,12 +1,13 @@
 //! Who may publish in the name of a relay: one process at a time.
 //!
-//! Owns the table `owners` of the relay's keyspace. Two processes of one relay's name would publish
+//! Owns the tables `owners` and `last_owners` of the relay's keyspace. Two processes of one relay's name would publish
 //! everything twice and could not keep the order of a key; a replay beside a running relay could
 //! not either. Invariants:
 //!
 //! 1. A process owns a relay's name from a lightweight transaction that took it until it releases
 //!    it, another one takes it over, or [`LEASE`] passes without a renewal.
-//! 2. It is taken over before that only from a process of the same host that is known to be gone.
+//! 2. A lease that has ended is renewed only if nobody has owned the name since.
+//! 3. It is taken over before that only from a process of the same host that is known to be gone.
 //!
 //! It does not stop what an owner does that has lost its name: the runtime does.
 
@@ -151,6 +152,15 @@ enum Outcome {
     Free,
 }
 
+/// The outcome of a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewal {
+    /// The name is ours, for [`LEASE`].
+    Ours,
+    /// Somebody else has it, or has had it meanwhile.
+    Lost(Option<Holder>),
+}
+
 /// The claim of this process on a relay's name.
 #[derive(Debug, Clone)]
 pub struct Ownership {
@@ -160,22 +170,39 @@ pub struct Ownership {
     insert: PreparedStatement,
     replace: PreparedStatement,
     delete: PreparedStatement,
+    first: PreparedStatement,
+    next: PreparedStatement,
+    last: PreparedStatement,
 }
 
-/// The CQL that creates the table in `keyspace`, which must exist.
-pub fn ddl(keyspace: &str) -> String {
-    format!(
-        "CREATE TABLE IF NOT EXISTS {}.owners (\n    \
-         relay text,\n    \
-         owner uuid,\n    \
-         place text,\n    \
-         pid int,\n    \
-         started bigint,\n    \
-         role text,\n    \
-         since timestamp,\n    \
-         PRIMARY KEY ((relay))\n)",
-        quoted(keyspace)
-    )
+/// The CQL that creates the tables in `keyspace`, which must exist.
+pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
+    let keyspace = quoted(keyspace);
+    vec![
+        (
+            "owners",
+            format!(
+                "CREATE TABLE IF NOT EXISTS {keyspace}.owners (\n    \
+                 relay text,\n    \
+                 owner uuid,\n    \
+                 place text,\n    \
+                 pid int,\n    \
+                 started bigint,\n    \
+                 role text,\n    \
+                 since timestamp,\n    \
+                 PRIMARY KEY ((relay))\n)"
+            ),
+        ),
+        (
+            "last_owners",
+            format!(
+                "CREATE TABLE IF NOT EXISTS {keyspace}.last_owners (\n    \
+                 relay text,\n    \
+                 owner uuid,\n    \
+                 PRIMARY KEY ((relay))\n)"
+            ),
+        ),
+    ]
 }
 
 impl Ownership {
@@ -212,11 +239,22 @@ impl Ownership {
              role = ?, since = ? WHERE relay = ? IF owner = ?"
         ));
         let delete = prepare(format!("DELETE FROM {table} WHERE relay = ? IF owner = ?"));
+        let last = format!("{}.last_owners", quoted(keyspace));
+        let first = prepare(format!(
+            "INSERT INTO {last} (relay, owner) VALUES (?, ?) IF NOT EXISTS"
+        ));
+        let next = prepare(format!(
+            "UPDATE {last} SET owner = ? WHERE relay = ? IF EXISTS"
+        ));
+        let last = prepare(format!("SELECT owner FROM {last} WHERE relay = ?"));
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         Ok(Self {
             insert: insert.await?,
             replace: replace.await?,
             delete: delete.await?,
+            first: first.await?,
+            next: next.await?,
+            last: last.await?,
             relay: relay.to_owned(),
             me: Holder {
                 owner: Uuid::new_v4(),
@@ -229,7 +267,7 @@ impl Ownership {
         })
     }
 
-    /// Claims the name, or renews the claim.
+    /// Claims the name.
     ///
     /// # Errors
     ///
@@ -237,7 +275,7 @@ impl Ownership {
     pub async fn claim(&self) -> Result<Claim, Error> {
         loop {
             let holder = match self.insert().await? {
-                Outcome::Applied => return Ok(Claim::Ours),
+                Outcome::Applied => break,
                 Outcome::Held(holder) => holder,
                 Outcome::Free => continue,
             };
@@ -245,13 +283,70 @@ impl Ownership {
             if !ours && !holder.is_gone() {
                 return Ok(Claim::Held(holder));
             }
-            match self.replace(&holder).await? {
-                Outcome::Applied => return Ok(Claim::Ours),
-                // Another one was faster. Of it, this answer tells no more than the columns of its
-                // condition.
-                Outcome::Held(_) | Outcome::Free => {}
+            if self.replace(&holder).await? == Outcome::Applied {
+                break;
+            }
+            // Another one was faster. Of it, this answer tells no more than the columns of its
+            // condition.
+        }
+        self.remember().await?;
+        Ok(Claim::Ours)
+    }
+
+    /// Renews the claim. A lease that has ended is taken up again only if nobody has had the name
+    /// since: what this process knows would be out of date otherwise.
+    ///
+    /// # Errors
+    ///
+    /// When ScyllaDB does not answer; the claim may have been renewed, and is to be renewed again.
+    pub async fn renew(&self) -> Result<Renewal, Error> {
+        if self.replace(&self.me).await? == Outcome::Applied {
+            return Ok(Renewal::Ours);
+        }
+        loop {
+            match self.insert().await? {
+                Outcome::Applied => break,
+                Outcome::Held(holder) if holder.owner == self.me.owner => break,
+                Outcome::Held(holder) => return Ok(Renewal::Lost(Some(holder))),
+                Outcome::Free => {}
             }
         }
+        if self.last().await? == Some(self.me.owner) {
+            return Ok(Renewal::Ours);
+        }
+        self.release().await?;
+        Ok(Renewal::Lost(None))
+    }
+
+    /// Notes, for good, that the name was ours last.
+    async fn remember(&self) -> Result<(), Error> {
+        let (relay, owner) = (&self.relay, self.me.owner);
+        let first = self.session.execute_unpaged(&self.first, (relay, owner));
+        let first = first.await.map_err(|e| Error::Execute(Box::new(e)))?;
+        let first = applied(first).map_err(|e| Error::Answer(Box::new(e)))?;
+        if !first {
+            let next = self.session.execute_unpaged(&self.next, (owner, relay));
+            next.await.map_err(|e| Error::Execute(Box::new(e)))?;
+        }
+        Ok(())
+    }
+
+    /// Who had the name last.
+    async fn last(&self) -> Result<Option<Uuid>, Error> {
+        let read = self.session.execute_unpaged(&self.last, (&self.relay,));
+        let read = read.await.map_err(|e| Error::Execute(Box::new(e)))?;
+        let answer = |error: AnswerError| Error::Answer(Box::new(error));
+        let rows = read
+            .into_rows_result()
+            .map_err(|error| answer(Box::new(error).into()))?;
+        let rows = rows
+            .rows::<(Option<Uuid>,)>()
+            .map_err(|e| answer(e.into()))?;
+        let mut last = None;
+        for row in rows {
+            last = row.map_err(|e| answer(e.into()))?.0;
+        }
+        Ok(last)
     }
 
     /// Gives the name up, if it is ours.

@@ -9,6 +9,6 @@ use crate::{checkpoint, dead_letters, ownership};
 pub fn own_tables(keyspace: &str) -> Vec<(&'static str, String)> {
     let mut tables = checkpoint::ddl(keyspace);
     tables.extend(dead_letters::store::ddl(keyspace));
-    tables.push(("owners", ownership::ddl(keyspace)));
+    tables.extend(ownership::ddl(keyspace));
     tables
 }

@@ -244,7 +244,7 @@ section! {
         /// announces one before it starts, so that this may be slow.
         generation_poll: Span = Span::secs(5);
         /// Whether an event that is in the log twice within the late window (a repeated statement, a
-        /// completed lightweight transaction) is published once: same id, key and payload.
+        /// completed lightweight transaction) is published once: same topic, key, payload and headers.
         deduplicate: bool = true;
         /// Whether to start although rows may have expired in the log before they were read, because
         /// the relay was away for longer than the log's TTL. They are lost; otherwise the table's

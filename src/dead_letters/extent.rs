@@ -123,6 +123,7 @@ mod tests {
             first_failed_millis: 0,
             last_failed_millis: 0,
             stamp: 0,
+            put_at: 0,
         }
     }
 

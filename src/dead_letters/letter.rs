@@ -143,6 +143,8 @@ pub struct DeadLetter {
     pub last_failed_millis: i64,
     /// Timestamp of its last write, microseconds since the Unix epoch; zero before the first.
     pub stamp: i64,
+    /// When it was put into the table, microseconds since the Unix epoch; zero before.
+    pub put_at: i64,
 }
 
 impl DeadLetter {

@@ -40,8 +40,8 @@ use crate::runtime::Phase;
 
 /// Dead letters of one key read at once, without their payloads.
 const PAGE: i32 = 100;
-/// Dead letters of one key that a replay without a person publishes before other things get their
-/// turn: a key that gets new events as fast as it is replayed would never let go.
+/// Dead letters of one key that are published, beyond those that a person asked for, before other
+/// things get their turn: a key that gets new events as fast as it is replayed would never let go.
 const AT_ONCE: u64 = 10_000;
 /// Pause before a look at a key whose last dead letters are still being written.
 const QUIET_PAUSE: Duration = Duration::from_millis(20);
@@ -222,6 +222,7 @@ impl Replayer {
             counters: Counters::default(),
             pace: Pace::new(order.rate),
             halted: AtomicBool::new(false),
+            put_off: AtomicBool::new(false),
         };
         let run = Arc::new(run);
         let mut keys = JoinSet::new();
@@ -247,6 +248,8 @@ struct Run {
     pace: Pace,
     /// Set when nothing new is to be begun.
     halted: AtomicBool,
+    /// Set when Kafka takes no records: the walk ends, and what was begun comes to its end.
+    put_off: AtomicBool,
 }
 
 /// A key that is being looked at.
@@ -296,6 +299,9 @@ impl Run {
                 let mut walk = self.replayer.store.walk(table, bucket).await?;
                 while let Some(letter) = walk.next().await? {
                     self.go_on()?;
+                    if self.put_off.load(Ordering::Relaxed) {
+                        return Ok(());
+                    }
                     if looked
                         .as_ref()
                         .is_none_or(|looked| looked.key != letter.key)
@@ -337,7 +343,7 @@ impl Run {
             (Asked::ByPerson, Action::Replay) => self.order.filter.matches(letter),
             // Nobody has seen what came later.
             (Asked::ByPerson, Action::Discard) => {
-                letter.stamp <= self.order.asked_at && self.order.filter.matches(letter)
+                letter.put_at <= self.order.asked_at && self.order.filter.matches(letter)
             }
         }
     }
@@ -404,6 +410,10 @@ impl Run {
             };
             self.key_ended(ended)?;
         }
+        let most = match self.asked {
+            Asked::ByItself => AT_ONCE,
+            Asked::ByPerson => planned.saturating_add(AT_ONCE),
+        };
         let run = Arc::clone(self);
         keys.spawn(async move {
             let mut one = OneKey {
@@ -412,6 +422,7 @@ impl Run {
                 key,
                 failed: HashSet::new(),
                 published: 0,
+                most,
             };
             match (one.run.order.action, last) {
                 (Action::Replay, _) => one.replay(decision, loose).await,
@@ -450,6 +461,8 @@ struct OneKey {
     /// Places that have failed in this run; they are not attempted again by it.
     failed: HashSet<Place>,
     published: u64,
+    /// Publish no more than so many.
+    most: u64,
 }
 
 impl OneKey {
@@ -470,7 +483,7 @@ impl OneKey {
             let mut pass = Pass::default();
             let mut cursor = Cursor::default();
             loop {
-                let letters = cursor.page(self).await?;
+                let letters = self.page(&cursor).await?;
                 if letters.is_empty() {
                     break;
                 }
@@ -491,12 +504,12 @@ impl OneKey {
                         }
                         Done::Postponed => {
                             add(&self.run.counters.postponed, 1);
+                            self.run.put_off.store(true, Ordering::Relaxed);
                             return Ok(());
                         }
                     }
-                    if self.run.asked == Asked::ByItself && self.published >= AT_ONCE {
-                        add(&self.run.counters.postponed, 1);
-                        return Ok(());
+                    if self.published >= self.most {
+                        return self.leave_the_rest().await;
                     }
                 }
                 // What is behind in the key's order stays, and there is nothing else to look for.
@@ -511,6 +524,16 @@ impl OneKey {
                 return Ok(());
             }
         }
+    }
+
+    /// So many were published that others get their turn; lets the key go if nothing is left.
+    async fn leave_the_rest(&self) -> Result<(), Error> {
+        let quiet = self.quiet().await?;
+        let nothing = self.page(&Cursor::default()).await?.is_empty();
+        if !(nothing && self.release(quiet).await?) {
+            add(&self.run.counters.postponed, 1);
+        }
+        Ok(())
     }
 
     fn wants(&self, letter: &DeadLetter, decision: Option<&Decision>) -> bool {
@@ -534,7 +557,7 @@ impl OneKey {
             let mut pass = Pass::default();
             let mut cursor = Cursor::default();
             loop {
-                let letters = cursor.page(self).await?;
+                let letters = self.page(&cursor).await?;
                 if letters.is_empty() {
                     break;
                 }
@@ -556,6 +579,25 @@ impl OneKey {
             if pass.parking || self.release(quiet).await? {
                 return Ok(());
             }
+        }
+    }
+
+    /// The next dead letters of the key; tries again until the relay stops, since a key of which
+    /// nothing is left would not be looked at any more.
+    async fn page(&self, cursor: &Cursor) -> Result<Vec<DeadLetter>, Error> {
+        loop {
+            let error = match cursor.page(self).await {
+                Ok(letters) => return Ok(letters),
+                Err(error @ Error::Store(store::Error::Form { .. })) => return Err(error),
+                Err(error) => error,
+            };
+            tracing::warn!(
+                table = self.table_name(),
+                error = %Chain(&error),
+                "the dead letters of a key were not read; it is tried again"
+            );
+            self.run.go_on()?;
+            sleep(REMOVE_PAUSE).await;
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 use scylla::client::session::Session;
+use scylla::statement::SerialConsistency;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::CqlTimeuuid;
 use serde::{Deserialize, Serialize};
@@ -127,10 +128,16 @@ impl Requests {
                 "UPDATE {table} SET state = ?, progress = ? WHERE relay = ? AND id = ?"
             ))
             .await?,
-            move_on: prepare(format!(
-                "UPDATE {table} SET state = ? WHERE relay = ? AND id = ? IF state = ?"
-            ))
-            .await?,
+            move_on: {
+                let mut move_on = prepare(format!(
+                    "UPDATE {table} SET state = ? WHERE relay = ? AND id = ? IF state = ?"
+                ))
+                .await?;
+                // Made again after a lost answer, it would find its own work and deny it.
+                move_on.set_is_idempotent(false);
+                move_on.set_serial_consistency(Some(SerialConsistency::Serial));
+                move_on
+            },
             relay: relay.to_owned(),
             session,
         })

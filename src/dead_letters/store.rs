@@ -17,6 +17,8 @@ use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlTimestamp, CqlTimeuuid, MaybeUnset};
 use scylla::{DeserializeRow, SerializeRow};
 use scylla_cdc::cdc_types::StreamID;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Keep;
 use super::letter::{DeadLetter, Failure, Label, Place, Reason};
@@ -53,6 +55,9 @@ pub enum Error {
         /// The column.
         column: &'static str,
     },
+    /// This process may not own the relay's name any more.
+    #[error("the claim on the relay's name was not renewed")]
+    NotOwner,
     /// A write failed. It may be repeated.
     #[error("write a dead letter")]
     Write(#[source] Box<ExecutionError>),
@@ -295,6 +300,8 @@ pub struct Store {
     of_key_from: PreparedStatement,
     get: PreparedStatement,
     clock: Arc<AtomicI64>,
+    /// Nothing is written later.
+    until: Option<watch::Receiver<Instant>>,
 }
 
 impl Store {
@@ -343,9 +350,18 @@ impl Store {
                 .await?,
             get: prepare(format!("{select} {place}")).await?,
             clock: Arc::default(),
+            until: None,
             relay: relay.to_owned(),
             session,
         })
+    }
+
+    /// Writes only before the time that `until` holds: whoever may take this process's place does not
+    /// do so before.
+    #[must_use]
+    pub fn with_limit(mut self, until: watch::Receiver<Instant>) -> Self {
+        self.until = Some(until);
+        self
     }
 
     /// A timestamp for a write that is to come after `last`: never twice the same.
@@ -463,6 +479,10 @@ impl Store {
         statement: &PreparedStatement,
         values: impl SerializeRow,
     ) -> Result<(), Error> {
+        let until = self.until.as_ref();
+        if until.is_some_and(|until| Instant::now() >= *until.borrow()) {
+            return Err(Error::NotOwner);
+        }
         let written = self.session.execute_unpaged(statement, values).await;
         written.map(drop).map_err(|e| Error::Write(Box::new(e)))
     }
@@ -680,6 +700,7 @@ fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
         first_failed_millis: millis(row.first_failed),
         last_failed_millis: millis(row.last_failed),
         stamp: row.put_at.max(row.failed_at).unwrap_or_default(),
+        put_at: row.put_at.unwrap_or_default(),
     })
 }
 

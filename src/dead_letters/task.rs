@@ -164,7 +164,12 @@ impl Task {
             };
             answered = true;
             match request.order {
-                Ok(order) => self.carry_out(request.id, &order).await?,
+                // What cannot be taken now is taken at the next look.
+                Ok(order) => {
+                    if !self.carry_out(request.id, &order).await? {
+                        return Ok(answered);
+                    }
+                }
                 Err(error) => {
                     let report = Report {
                         state: State::Failed,
@@ -183,12 +188,16 @@ impl Task {
         }
     }
 
-    async fn carry_out(&self, id: Uuid, order: &Order) -> Result<(), Error> {
+    /// Carries a request out; says whether it was there to be taken.
+    async fn carry_out(&self, id: Uuid, order: &Order) -> Result<bool, Error> {
         match self.requests.take(id).await {
             Ok(true) => {}
             // It was withdrawn.
-            Ok(false) => return Ok(()),
-            Err(error) => return self.survive(error.into(), "take a request"),
+            Ok(false) => return Ok(true),
+            Err(error) => {
+                self.survive(error.into(), "take a request")?;
+                return Ok(false);
+            }
         }
         tracing::info!(request = %id, action = ?order.action, "a request is carried out");
         self.replayer.recoder.forget().await;
@@ -220,7 +229,7 @@ impl Task {
                 Ok(()),
             ),
             // It is taken up again by the next run.
-            Err(Error::Stopped) => return Ok(()),
+            Err(Error::Stopped) => return Ok(false),
             Err(error) => (
                 Report {
                     state: State::Failed,
@@ -236,7 +245,7 @@ impl Task {
             // Not at once: what is done would only be looked for again.
             sleep(REPORT_EVERY).await;
         }
-        outcome
+        outcome.map(|()| true)
     }
 
     /// Logs what a later try may mend; gives back what it cannot.

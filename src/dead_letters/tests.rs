@@ -221,6 +221,7 @@ fn letter(key: &str, number: u64, reason: Reason) -> DeadLetter {
         first_failed_millis: 1,
         last_failed_millis: 1,
         stamp: 0,
+        put_at: 0,
     }
 }
 
@@ -660,17 +661,15 @@ async fn a_discard_removes_what_was_there_when_it_was_asked_for() {
     base.put(letter("a", 2, Reason::Parked)).await;
     assert_eq!(relay.replay(of_key("b")).await.failed, 1);
     let done = relay.discard(Filter::default(), asked_at).await;
-    assert_eq!((done.matched, done.planned, done.discarded), (3, 3, 3));
-    assert_eq!(base.left().await, ["a2", "b0"]);
-    assert!(relay.is_parked("a").await && relay.is_parked("b").await);
+    // The failure is news of a dead letter that was there; what has joined is not.
+    assert_eq!((done.matched, done.planned, done.discarded), (4, 4, 4));
+    assert_eq!(base.left().await, ["a2"]);
+    assert!(relay.is_parked("a").await && !relay.is_parked("b").await);
 
     let asked_at = base.store.stamp(0);
     let done = relay.discard(of_key("a"), asked_at).await;
     assert_eq!(done.discarded, 1);
     assert!(!relay.is_parked("a").await, "nothing is left of it");
-    assert!(relay.is_parked("b").await);
-    relay.discard(of_id("b0"), asked_at).await;
-    assert!(!relay.is_parked("b").await);
     assert_eq!(base.left().await, Vec::<String>::new());
     assert_eq!(relay.topic(), Vec::<String>::new());
     relay.submit("a", 3).await;

@@ -23,7 +23,8 @@ impl Base {
             "CREATE KEYSPACE {KEYSPACE} WITH replication = \
              {{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}}"
         );
-        for statement in [create, ddl(KEYSPACE)] {
+        let tables = ddl(KEYSPACE).into_iter().map(|(_, cql)| cql);
+        for statement in std::iter::once(create).chain(tables) {
             emulator.execute(&statement).expect("a statement");
         }
         let builder = SessionBuilder::new().known_node(emulator.address().to_string());
@@ -200,4 +201,31 @@ async fn of_many_that_claim_at_once_one_gets_the_name() {
         }
         release(winner).await;
     }
+}
+
+async fn renew(owner: &Ownership) -> Renewal {
+    owner.renew().await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_lapse_that_nobody_used_is_mended_and_one_that_was_used_is_not() {
+    let base = Base::start().await;
+    let (first, second) = (base.relay().await, base.relay().await);
+    assert_eq!(claim(&first).await, Claim::Ours);
+    assert_eq!(renew(&first).await, Renewal::Ours);
+    base.pass(LEASE + SECOND);
+    assert_eq!(
+        renew(&first).await,
+        Renewal::Ours,
+        "nobody had it meanwhile"
+    );
+    base.pass(LEASE + SECOND);
+    assert_eq!(claim(&second).await, Claim::Ours);
+    assert_eq!(renew(&first).await, Renewal::Lost(Some(second.me.clone())));
+    // The second one has gone as well: what the first one knows is out of date all the same.
+    release(&second).await;
+    assert_eq!(renew(&first).await, Renewal::Lost(None));
+    let third = base.relay().await;
+    assert_eq!(claim(&third).await, Claim::Ours, "it has not kept the name");
+    assert_eq!(renew(&third).await, Renewal::Ours);
 }

@@ -107,6 +107,7 @@ impl Pipeline {
             first_failed_millis: now,
             last_failed_millis: now,
             stamp: keeper.stamp(),
+            put_at: 0,
         };
         if let Some(failure) = &letter.failure {
             self.failures.log_buried(&letter, failure, Instant::now());

@@ -110,10 +110,8 @@ impl PublishIntake {
         match record {
             Ok((record, label)) => {
                 let micros = change.position.micros();
-                let payload = record.payload.as_deref();
-                let repeats = self.seen.as_mut().is_some_and(|seen| {
-                    seen.repeats(&label.event_id, &record.key, payload, micros)
-                });
+                let seen = self.seen.as_mut();
+                let repeats = seen.is_some_and(|seen| seen.repeats(&record, micros));
                 if repeats {
                     self.metrics.repetitions.add(1);
                     ack.settle();

@@ -230,7 +230,15 @@ impl Handle {
         let key = record.key.clone();
         let owner = Owner::Replay { reply, attempts };
         let content = Content::Record(record);
-        self.admit(table, key, label, content, owner).await?;
+        // It waits neither for Kafka nor for the permits of those that do.
+        let mut breaker = self.breaker();
+        tokio::select! {
+            biased;
+            admitted = self.admit(table, key, label, content, owner) => admitted?,
+            open = breaker.wait_for(|state| *state == breaker::State::Open) => {
+                return open.map(|_| Replayed::Postponed).map_err(|_| Closed);
+            }
+        }
         answer.await.map_err(|_| Closed)
     }
 

@@ -251,13 +251,13 @@ impl Pipeline {
             }
             self.reopen(now);
         }
-        if !self.may_publish(now) {
-            return false;
-        }
         if self.stalled_until.is_some_and(|until| now < until) {
             return false;
         }
         self.stalled_until = None;
+        if !self.may_publish(now) {
+            return false;
+        }
         for _ in 0..BATCH {
             if !self.dispatch_next(now) {
                 return false;

@@ -14,20 +14,20 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Chain;
-use crate::ownership::{Claim, Holder, LEASE, MARGIN, Ownership, RENEW_EVERY};
+use crate::ownership::{Claim, Holder, LEASE, MARGIN, Ownership, RENEW_EVERY, Renewal};
 
 /// Pause between two attempts to get a name that another process has.
 const RETRY: Duration = Duration::from_secs(1);
 /// Pause between two lines that say so.
 const SAY_EVERY: Duration = Duration::from_secs(30);
 
-/// The relay's name has a new owner.
+/// The relay's name has, or has had, a new owner.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the relay's name was taken over by {0}, after this process had not renewed its claim for too \
-     long"
+    "the relay's name was taken over by {}, after this process had not renewed its claim for too long",
+    .0.as_ref().map_or_else(|| "another process for a while".to_owned(), ToString::to_string)
 )]
-pub(super) struct Lost(Holder);
+pub(super) struct Lost(Option<Holder>);
 
 /// Until when a claim that began at `began` is good for.
 fn good_until(began: Instant) -> Instant {
@@ -71,14 +71,14 @@ pub(super) async fn hold(
     loop {
         renewals.tick().await;
         let began = Instant::now();
-        match ownership.claim().await {
-            Ok(Claim::Ours) => {
+        match ownership.renew().await {
+            Ok(Renewal::Ours) => {
                 let before = until.send_replace(good_until(began));
                 if before < began {
                     tracing::warn!("the relay's name is ours again: publishing goes on");
                 }
             }
-            Ok(Claim::Held(holder)) => return Err(Lost(holder)),
+            Ok(Renewal::Lost(holder)) => return Err(Lost(holder)),
             Err(error) => tracing::warn!(
                 error = %Chain(&error),
                 publishes_for_ms = until.borrow().saturating_duration_since(began).as_millis() as u64,

@@ -189,7 +189,8 @@ impl Relay {
         };
         // From here on the name is renewed: what follows may take long.
         relay.start_lease(ownership, extend);
-        let letters = DeadLetters::open(config, &session).await?;
+        let mut letters = DeadLetters::open(config, &session).await?;
+        letters.store = letters.store.with_limit(until.clone());
         let sink = KafkaSink::new(config).map_err(Error::Producer)?;
         let metrics = Arc::clone(&hooks.metrics);
         let (handle, pipeline) =

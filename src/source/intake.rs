@@ -42,9 +42,8 @@ impl Intake for PublishIntake {
     }
 }
 
-/// Events of one stream group that are remembered to recognise repetitions, some 100 bytes each. Far
-/// more than a group has in a late window, but for a flood.
-const REMEMBERED: usize = 50_000;
+/// The part of `follow.tracked_positions` that one stream group may use to recognise repetitions.
+const SHARE: usize = 200;
 
 /// Opens the intake that publishes: decode, route, pipeline.
 #[derive(Debug)]
@@ -80,6 +79,7 @@ impl OpenIntake for Publish {
             return Ok(intake);
         }
         let window = i64::try_from(self.follow.late_window.as_micros()).unwrap_or(i64::MAX);
-        Ok(intake.without_repetitions(window, REMEMBERED))
+        let limit = self.follow.tracked_positions.get().div_ceil(SHARE);
+        Ok(intake.without_repetitions(window, limit))
     }
 }

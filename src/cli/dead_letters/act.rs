@@ -17,7 +17,7 @@ use crate::dead_letters::recode::Recoder;
 use crate::dead_letters::replay::{Order, Progress, Replayer};
 use crate::dead_letters::requests::{Requests, State};
 use crate::dead_letters::{self, Store};
-use crate::ownership::{Claim, Ownership, RENEW_EVERY, Role};
+use crate::ownership::{Claim, LEASE, MARGIN, Ownership, RENEW_EVERY, Renewal, Role};
 use crate::pipeline::{self, DeadLetterBox};
 use crate::runtime::Phase;
 use crate::runtime::signals::StopSignals;
@@ -41,6 +41,7 @@ pub(super) async fn run(
         session: Arc::clone(&session),
         store,
         order: order.clone(),
+        until: None,
     };
     let progress = if order.dry_run {
         here.carry_out().await?
@@ -50,12 +51,12 @@ pub(super) async fn run(
         let ownership = ownership.await?;
         let requests = Requests::new(session, keyspace, name).await?;
         match ownership.claim().await? {
-            Claim::Ours => owned(&ownership, here).await?,
+            Claim::Ours => Box::pin(owned(&ownership, here)).await?,
             Claim::Held(holder) if holder.is_relay() => {
                 match ask(&ownership, &requests, &order, output).await? {
                     Some(progress) => progress,
                     // The relay has stopped without it, and the name is ours now.
-                    None => owned(&ownership, here).await?,
+                    None => Box::pin(owned(&ownership, here)).await?,
                 }
             }
             Claim::Held(holder) => {
@@ -80,17 +81,25 @@ pub(super) async fn run(
 }
 
 /// Works while the name is ours, and gives it back.
-async fn owned(ownership: &Ownership, here: Here) -> Result<Progress> {
+async fn owned(ownership: &Ownership, mut here: Here) -> Result<Progress> {
+    let good_until = |began: Instant| began + LEASE.saturating_sub(MARGIN);
+    let (extend, until) = watch::channel(good_until(Instant::now()));
+    here.until = Some(until);
     let work = here.carry_out();
     tokio::pin!(work);
     let outcome = loop {
         tokio::select! {
             outcome = &mut work => break outcome,
-            () = sleep(RENEW_EVERY) => match ownership.claim().await {
-                Ok(Claim::Ours) => {}
-                Ok(Claim::Held(holder)) => bail!("the relay's name was taken over by {holder}"),
-                Err(error) => tracing::warn!(%error, "the claim on the relay's name was not renewed"),
-            },
+            () = sleep(RENEW_EVERY) => {
+                let began = Instant::now();
+                match ownership.renew().await {
+                    Ok(Renewal::Ours) => drop(extend.send_replace(good_until(began))),
+                    Ok(Renewal::Lost(_)) => bail!("the relay's name was taken over by another process"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the claim on the relay's name was not renewed");
+                    }
+                }
+            }
         }
     };
     ownership
@@ -105,6 +114,8 @@ struct Here {
     session: Arc<Session>,
     store: Store,
     order: Order,
+    /// Until when the relay's name is ours; a dry run needs none.
+    until: Option<watch::Receiver<Instant>>,
 }
 
 impl Here {
@@ -115,6 +126,7 @@ impl Here {
             session,
             store,
             order,
+            until,
         } = self;
         let signals = StopSignals::install().context("install the signal handlers")?;
         let tables: Vec<String> = config
@@ -122,14 +134,25 @@ impl Here {
             .iter()
             .map(|o| o.table.to_string())
             .collect();
+        let limit = config.dead_letters.max_parked_keys.get();
+        let loaded = dead_letters::load(&store, &tables, limit).await?;
+        let store = match &until {
+            Some(until) => store.with_limit(until.clone()),
+            None => store,
+        };
         let sink = KafkaSink::new(&config)?;
         let (handle, pipeline) =
             pipeline::new(&config, Box::new(sink), Arc::new(Metrics::default()))?;
         let pipeline = pipeline.with_dead_letters(DeadLetterBox {
             keep: Arc::new(store.clone()),
-            parking: dead_letters::Parking::new(1),
+            // What is parked stays so, and what a replay releases is released.
+            parking: loaded.parking,
             tables: tables.clone(),
         });
+        let pipeline = match until {
+            Some(until) => pipeline.with_limit(until),
+            None => pipeline,
+        };
         let (phase, phases) = watch::channel(Phase::Running);
         let mut running = JoinSet::new();
         running.spawn(pipeline.run(phases.clone()));

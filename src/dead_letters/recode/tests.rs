@@ -97,6 +97,7 @@ fn letter(row: Option<KeptRow>) -> DeadLetter {
         first_failed_millis: 0,
         last_failed_millis: 0,
         stamp: 0,
+        put_at: 0,
     }
 }
 
