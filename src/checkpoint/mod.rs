@@ -62,6 +62,8 @@ pub struct GroupCheckpoint {
 pub struct Loaded {
     /// Where the table's first start was, microseconds since the Unix epoch; `None` before it.
     pub start: Option<i64>,
+    /// When the first start was, by the relay's clock, microseconds since the Unix epoch.
+    pub started_at: Option<i64>,
     /// The groups, in no particular order.
     pub groups: Vec<GroupCheckpoint>,
 }

@@ -83,6 +83,9 @@ pub struct Store {
     until: Option<watch::Receiver<Instant>>,
 }
 
+/// Where and when the first start was.
+type StartRow = (Option<i64>, Option<i64>);
+
 type CheckpointRow = (
     CqlTimestamp,
     Vec<u8>,
@@ -117,7 +120,7 @@ impl Store {
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         ));
         let load_start = prepare(format!(
-            "SELECT start FROM {tables}.sources WHERE relay = ? AND source = ?"
+            "SELECT start, writetime(start) FROM {tables}.sources WHERE relay = ? AND source = ?"
         ));
         let save_start = prepare(format!(
             "INSERT INTO {tables}.sources (relay, source, start) VALUES (?, ?, ?)"
@@ -150,8 +153,10 @@ impl Store {
             source: Box::new(source),
         };
         let source = table.to_string();
+        let (start, started_at) = self.start(&source).await.map_err(read)?;
         let mut loaded = Loaded {
-            start: self.start(&source).await.map_err(read)?,
+            start,
+            started_at,
             groups: Vec::new(),
         };
         for bucket in 0..BUCKETS {
@@ -183,13 +188,14 @@ impl Store {
         Ok(loaded)
     }
 
-    async fn start(&self, source: &str) -> Result<Option<i64>, ReadError> {
+    /// Where and when the first start was.
+    async fn start(&self, source: &str) -> Result<StartRow, ReadError> {
         let rows = self
             .session
             .execute_iter(self.load_start.clone(), (&self.relay, source))
             .await?;
-        let rows: Vec<_> = rows.rows_stream::<(Option<i64>,)>()?.try_collect().await?;
-        Ok(rows.first().and_then(|row| row.0))
+        let rows: Vec<StartRow> = rows.rows_stream::<StartRow>()?.try_collect().await?;
+        Ok(rows.first().copied().unwrap_or_default())
     }
 
     async fn bucket(&self, source: &str, bucket: i16) -> Result<Vec<CheckpointRow>, ReadError> {

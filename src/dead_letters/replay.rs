@@ -458,7 +458,7 @@ struct OneKey {
     run: Arc<Run>,
     table: TableId,
     key: Bytes,
-    /// Places that have failed in this run; they are not attempted again by it.
+    /// Places that have failed in this run, [`AT_ONCE`] at most; they are not attempted again by it.
     failed: HashSet<Place>,
     published: u64,
     /// Publish no more than so many.
@@ -508,7 +508,7 @@ impl OneKey {
                             return Ok(());
                         }
                     }
-                    if self.published >= self.most {
+                    if self.published >= self.most || self.failed.len() as u64 >= AT_ONCE {
                         return self.leave_the_rest().await;
                     }
                 }

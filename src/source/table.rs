@@ -792,7 +792,7 @@ async fn resume<O>(context: &SourceContext<O>, reader: &LogReader) -> Result<(i6
         store.save_start(table, first).await?;
         first
     };
-    guard(context, &loaded.groups, now, ttl)?;
+    guard(context, &loaded, now, ttl)?;
     let stored = loaded
         .groups
         .into_iter()
@@ -803,11 +803,17 @@ async fn resume<O>(context: &SourceContext<O>, reader: &LogReader) -> Result<(i6
 /// Refuses to go on as if nothing had happened when rows may have expired unread.
 fn guard<O>(
     context: &SourceContext<O>,
-    groups: &[GroupCheckpoint],
+    loaded: &checkpoint::Loaded,
     now: i64,
     ttl: Duration,
 ) -> Result<(), Error> {
-    let open = groups.iter().filter(|group| !group.closed);
+    // Who began less than a TTL ago was not away for one: it may still be busy with the oldest rows
+    // that the log had at its first start.
+    let began = |at: i64| now.saturating_sub(at) < micros(ttl);
+    if loaded.started_at.is_some_and(began) {
+        return Ok(());
+    }
+    let open = loaded.groups.iter().filter(|group| !group.closed);
     let Some(from) = open.map(|group| group.watermark).min() else {
         return Ok(());
     };

@@ -132,7 +132,10 @@ impl Watch {
         let producers = Arc::downgrade(producers);
         std::thread::Builder::new()
             .name("producer-watch".to_owned())
-            .spawn(move || watch.run(&producers, patience))
+            .spawn(move || {
+                let _ended = Ended(&watch);
+                watch.run(&producers, patience);
+            })
             .map(drop)
     }
 
@@ -201,6 +204,22 @@ impl Watch {
             .changed
             .wait_timeout_while(self.reach(), PAUSE, |reach| !reach.is_closing());
         drop(pause);
+    }
+}
+
+/// Dropped when the thread ends.
+struct Ended<'w>(&'w Watch);
+
+impl Drop for Ended<'_> {
+    /// After a panic nobody would find out that a broker is back: attempts are made again, and fail
+    /// in their own time.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "the watch over the brokers has panicked; this is a defect, please report it"
+            );
+            self.0.reach().probed(Probe::Answered);
+        }
     }
 }
 
@@ -277,5 +296,20 @@ mod tests {
         assert!(!watch.take_alone("top", b"ickey"));
         assert!(watch.take_alone("topic", b"key"));
         assert!(!watch.take_alone("topic", b"key"));
+    }
+
+    #[test]
+    fn attempts_are_made_again_when_the_watch_has_panicked() {
+        let watch = Arc::new(Watch::default());
+        watch.complained(RDKafkaErrorCode::BrokerTransportFailure, "refused");
+        watch.probed(Probe::NoBroker);
+        assert!(watch.refusal().is_some());
+        let watched = Arc::clone(&watch);
+        let ended = std::thread::spawn(move || {
+            let _ended = Ended(&watched);
+            panic!("a defect");
+        });
+        assert!(ended.join().is_err());
+        assert!(watch.refusal().is_none());
     }
 }

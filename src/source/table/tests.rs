@@ -170,6 +170,15 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
         published: Vec::new(),
         closed,
     };
+    let first_started = |at: i64| {
+        let insert = format!(
+            "INSERT INTO outbox_relay.sources (relay, source, start) VALUES ('test', 'shop.outbox', 0) \
+             USING TIMESTAMP {at}"
+        );
+        let session = Arc::clone(&session);
+        async move { run(&session, &insert).await }
+    };
+    first_started(now - 5 * day).await;
     // What is closed is done with, however old.
     let checkpoints = [of(1, now - 3 * day, true), of(2, now - day / 3, false)];
     let saved = store.save(&table, &checkpoints).await;
@@ -222,4 +231,9 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
     ended("follow.accept_expired=true")
         .await
         .expect("the loss is accepted");
+    // A relay that began an hour ago with the oldest rows of the log was never away for so long.
+    first_started(now - day / 24).await;
+    ended("follow.accept_expired=false")
+        .await
+        .expect("it is only behind");
 }
