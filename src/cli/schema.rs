@@ -161,7 +161,7 @@ fn items(config: &Config, copies: usize) -> Result<Vec<Item>> {
 }
 
 fn keyspace(name: &str, copies: usize) -> Item {
-    let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+    let quoted = cluster::quoted(name);
     let cql = format!(
         "CREATE KEYSPACE IF NOT EXISTS {quoted} WITH replication = \
          {{'class': 'NetworkTopologyStrategy', 'replication_factor': {copies}}}"

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::replay::{Order, Progress};
-use super::store::{Error, ReadError};
+use super::store::{Error, read_error};
+use crate::scylla::quoted;
 
 /// How far a request has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +102,7 @@ impl Requests {
     ///
     /// When it does not, or looks different.
     pub async fn new(session: Arc<Session>, keyspace: &str, relay: &str) -> Result<Self, Error> {
-        let table = format!("\"{}\".requests", keyspace.replace('"', "\"\""));
+        let table = format!("{}.requests", quoted(keyspace));
         let prepare = async |cql: String| {
             let prepared = session.prepare(cql).await;
             let mut prepared = prepared.map_err(|source| Error::Prepare {
@@ -262,8 +263,4 @@ impl Requests {
         let written = self.session.execute_unpaged(statement, values).await;
         written.map(drop).map_err(|e| Error::Write(Box::new(e)))
     }
-}
-
-fn read_error(error: impl Into<ReadError>) -> Error {
-    Error::Read(Box::new(error.into()))
 }

@@ -1,5 +1,7 @@
 //! The table of dead letters.
 
+mod rows;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,23 +9,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, TryStreamExt};
+use rows::{COLUMNS, LetterRow, NewRow, OutlineRow, columns, headers, letter};
 use scylla::client::pager::TypedRowStream;
 use scylla::client::session::Session;
-use scylla::errors::{
-    ExecutionError, NextRowError, PagerExecutionError, PrepareError, TypeCheckError,
-};
+use scylla::errors::{ExecutionError, PrepareError};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::prepared::PreparedStatement;
 use scylla::value::{CqlTimestamp, CqlTimeuuid, MaybeUnset};
-use scylla::{DeserializeRow, SerializeRow};
-use scylla_cdc::cdc_types::StreamID;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Keep;
-use super::letter::{DeadLetter, Failure, Label, Place, Reason};
+use super::letter::{DeadLetter, Failure, Reason};
 use super::row::KeptRow;
-use crate::event::{Header, Position, Record};
+use crate::scylla::{ReadError, quoted};
 
 /// Partitions over which the dead letters of one table are spread: a million of them are some
 /// 60,000 in each.
@@ -61,20 +60,6 @@ pub enum Error {
     /// A write failed. It may be repeated.
     #[error("write a dead letter")]
     Write(#[source] Box<ExecutionError>),
-}
-
-/// Why rows could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The first page failed.
-    #[error(transparent)]
-    Execute(#[from] PagerExecutionError),
-    /// A column has another type.
-    #[error(transparent)]
-    Types(#[from] TypeCheckError),
-    /// A later page or a row failed.
-    #[error(transparent)]
-    Row(#[from] NextRowError),
 }
 
 /// The CQL that creates the tables in `keyspace`, which must exist. Each statement may be run
@@ -126,128 +111,9 @@ pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// In which partition the dead letters of a key lie. Never changes: it names a partition.
 pub fn bucket(key: &[u8]) -> i16 {
-    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, fnv);
-    ((hash >> 32) % BUCKETS as u64) as i16
-}
-
-/// Names and values: of headers, or of the columns of a row.
-type Pairs = Vec<(String, Option<Vec<u8>>)>;
-
-#[derive(DeserializeRow)]
-struct LetterRow {
-    key: Vec<u8>,
-    written: CqlTimeuuid,
-    seq: i32,
-    stream: StreamID,
-    event_id: Option<String>,
-    event_type: Option<String>,
-    topic: Option<String>,
-    payload: Option<Vec<u8>>,
-    headers: Option<Pairs>,
-    record_time: Option<i64>,
-    row: Option<Pairs>,
-    operation: Option<i8>,
-    reason: Option<String>,
-    parks: Option<bool>,
-    error_kind: Option<String>,
-    error: Option<String>,
-    attempts: Option<i32>,
-    first_failed: Option<CqlTimestamp>,
-    last_failed: Option<CqlTimestamp>,
-    put_at: Option<i64>,
-    failed_at: Option<i64>,
-}
-
-/// The same without what may be large.
-#[derive(DeserializeRow)]
-struct OutlineRow {
-    key: Vec<u8>,
-    written: CqlTimeuuid,
-    seq: i32,
-    stream: StreamID,
-    event_id: Option<String>,
-    event_type: Option<String>,
-    topic: Option<String>,
-    record_time: Option<i64>,
-    reason: Option<String>,
-    parks: Option<bool>,
-    error_kind: Option<String>,
-    error: Option<String>,
-    attempts: Option<i32>,
-    first_failed: Option<CqlTimestamp>,
-    last_failed: Option<CqlTimestamp>,
-    put_at: Option<i64>,
-    failed_at: Option<i64>,
-}
-
-impl From<OutlineRow> for LetterRow {
-    fn from(row: OutlineRow) -> Self {
-        Self {
-            key: row.key,
-            written: row.written,
-            seq: row.seq,
-            stream: row.stream,
-            event_id: row.event_id,
-            event_type: row.event_type,
-            topic: row.topic,
-            payload: None,
-            headers: None,
-            record_time: row.record_time,
-            row: None,
-            operation: None,
-            reason: row.reason,
-            parks: row.parks,
-            error_kind: row.error_kind,
-            error: row.error,
-            attempts: row.attempts,
-            first_failed: row.first_failed,
-            last_failed: row.last_failed,
-            put_at: row.put_at,
-            failed_at: row.failed_at,
-        }
-    }
-}
-
-const COLUMNS: &str = "key, written, seq, stream, event_id, event_type, topic, payload, headers, \
-                       row, operation, record_time, reason, parks, error_kind, error, attempts, \
-                       first_failed, last_failed";
-
-/// Name and value of a header, or of a column.
-type Pair<'l> = (&'l str, Option<&'l [u8]>);
-
-#[derive(SerializeRow)]
-struct NewRow<'l> {
-    relay: &'l str,
-    source: &'l str,
-    bucket: i16,
-    key: &'l [u8],
-    written: CqlTimeuuid,
-    seq: i32,
-    stream: &'l StreamID,
-    event_id: &'l str,
-    event_type: MaybeUnset<&'l str>,
-    topic: MaybeUnset<&'l str>,
-    payload: MaybeUnset<&'l [u8]>,
-    headers: MaybeUnset<Vec<Pair<'l>>>,
-    record_time: MaybeUnset<i64>,
-    row: MaybeUnset<Vec<Pair<'l>>>,
-    operation: MaybeUnset<i8>,
-    reason: MaybeUnset<&'l str>,
-    parks: bool,
-    error_kind: MaybeUnset<&'l str>,
-    error: MaybeUnset<&'l str>,
-    attempts: MaybeUnset<i32>,
-    first_failed: MaybeUnset<CqlTimestamp>,
-    last_failed: MaybeUnset<CqlTimestamp>,
-    #[scylla(rename = "[timestamp]")]
-    stamp: i64,
+    crate::scylla::bucket(key, BUCKETS)
 }
 
 /// Dead letters, one after the other.
@@ -613,95 +479,8 @@ impl Keep for Store {
     }
 }
 
-fn read_error(error: impl Into<ReadError>) -> Error {
+pub(super) fn read_error(error: impl Into<ReadError>) -> Error {
     Error::Read(Box::new(error.into()))
-}
-
-fn headers(record: &Record) -> Vec<Pair<'_>> {
-    record
-        .headers
-        .iter()
-        .map(|header| (&*header.name, header.value.as_deref()))
-        .collect()
-}
-
-fn columns(row: &KeptRow) -> Vec<Pair<'_>> {
-    row.columns()
-        .iter()
-        .map(|(name, value)| (&**name, value.as_deref()))
-        .collect()
-}
-
-fn kept(operation: Option<i8>, columns: Pairs) -> Result<Arc<KeptRow>, Error> {
-    let columns = columns
-        .into_iter()
-        .map(|(name, value)| (name, value.map(Bytes::from)))
-        .collect();
-    let row = operation.and_then(|operation| KeptRow::stored(operation, columns));
-    row.map(Arc::new).ok_or(Error::Form {
-        column: "operation",
-    })
-}
-
-fn letter(source: &str, row: LetterRow) -> Result<DeadLetter, Error> {
-    let reason = match row.reason.as_deref() {
-        None => Reason::Parked,
-        Some(reason) => reason
-            .parse()
-            .map_err(|_| Error::Form { column: "reason" })?,
-    };
-    let kept = row.row.map(|columns| kept(row.operation, columns));
-    let kept = kept.transpose()?;
-    let key = Bytes::from(row.key);
-    let record = row.topic.map(|topic| Record {
-        topic: topic.into(),
-        key: key.clone(),
-        payload: row.payload.map(Bytes::from),
-        headers: row
-            .headers
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(name, value)| Header {
-                name: name.into(),
-                value: value.map(Bytes::from),
-            })
-            .collect(),
-        timestamp_millis: row.record_time.unwrap_or(1),
-    });
-    let failure = (reason != Reason::Parked).then(|| Failure {
-        kind: row.error_kind.unwrap_or_default(),
-        message: row.error.unwrap_or_default(),
-        attempts: row
-            .attempts
-            .map_or(0, |n| u32::try_from(n).unwrap_or_default()),
-    });
-    let position = Position {
-        time: row.written,
-        seq: row.seq,
-    };
-    // A parked one did not fail; it is as old as its row.
-    let millis = |time: Option<CqlTimestamp>| time.map_or(position.micros() / 1000, |t| t.0);
-    Ok(DeadLetter {
-        table: source.to_owned(),
-        key,
-        place: Place {
-            position,
-            stream: row.stream,
-        },
-        label: Label {
-            event_id: row.event_id.unwrap_or_default(),
-            event_type: row.event_type,
-        },
-        reason,
-        failure,
-        parks: row.parks.unwrap_or(true),
-        record,
-        row: kept,
-        first_failed_millis: millis(row.first_failed),
-        last_failed_millis: millis(row.last_failed),
-        stamp: row.put_at.max(row.failed_at).unwrap_or_default(),
-        put_at: row.put_at.unwrap_or_default(),
-    })
 }
 
 #[cfg(test)]
