@@ -16,7 +16,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::clock::Clock;
-use super::expiry::{self, Expiry};
+use super::expiry;
 use super::follower::{Next, Outcome, Read, Settings};
 use super::generations::{self, Generations};
 use super::group::{Group, Saved};
@@ -26,7 +26,7 @@ use super::plan::{self, Plan};
 use super::reader::{self, LogReader};
 use crate::ack::Settled;
 use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
-use crate::config::{Config, Outbox, Start, TableName};
+use crate::config::{Config, Outbox, TableName};
 use crate::decode::MappingError;
 use crate::runtime::health::{Progress, checks::FAILING_READS};
 use crate::runtime::{Chain, Phase};
@@ -198,7 +198,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let prototype = context.intake.open(&reader)?;
         let table = context.outbox.table.clone();
         let generations = Generations::of(Arc::clone(&context.session), table).await?;
-        let (start, stored) = resume(context, &reader).await?;
+        let (start, stored) = resume::resume(context, &reader).await?;
         let (sender, settled) = mpsc::unbounded_channel();
         let settings = Settings::new(follow);
         let shared = Shared {
@@ -765,74 +765,6 @@ async fn open_reader<O>(context: &SourceContext<O>) -> Result<Arc<LogReader>, re
     Ok(Arc::new(reader))
 }
 
-type Stored = HashMap<GroupKey, GroupCheckpoint>;
-
-/// Where to begin: the first start (saved at once if this is it) and the checkpoints.
-async fn resume<O>(context: &SourceContext<O>, reader: &LogReader) -> Result<(i64, Stored), Error> {
-    let now = context.clock.now().wall;
-    let ttl = reader
-        .description()
-        .cdc
-        .as_ref()
-        .map_or(Duration::ZERO, |cdc| cdc.ttl);
-    let first = match context.config.follow.start {
-        Start::Earliest if ttl.is_zero() => 0,
-        Start::Earliest => now.saturating_sub(micros(ttl)),
-        Start::Latest => now,
-        Start::At(time) => time,
-    };
-    let Some(store) = &context.checkpoints else {
-        return Ok((first, Stored::new()));
-    };
-    let table = &context.outbox.table;
-    let loaded = store.load(table).await?;
-    let start = if let Some(start) = loaded.start {
-        start
-    } else {
-        store.save_start(table, first).await?;
-        first
-    };
-    guard(context, &loaded, now, ttl)?;
-    let stored = loaded
-        .groups
-        .into_iter()
-        .map(|group| (group.key.clone(), group));
-    Ok((start, stored.collect()))
-}
-
-/// Refuses to go on as if nothing had happened when rows may have expired unread.
-fn guard<O>(
-    context: &SourceContext<O>,
-    loaded: &checkpoint::Loaded,
-    now: i64,
-    ttl: Duration,
-) -> Result<(), Error> {
-    // Who began less than a TTL ago was not away for one: it may still be busy with the oldest rows
-    // that the log had at its first start.
-    let began = |at: i64| now.saturating_sub(at) < micros(ttl);
-    if loaded.started_at.is_some_and(began) {
-        return Ok(());
-    }
-    let open = loaded.groups.iter().filter(|group| !group.closed);
-    let Some(from) = open.map(|group| group.watermark).min() else {
-        return Ok(());
-    };
-    if expiry::judge(from, now, ttl) != Expiry::Past {
-        return Ok(());
-    }
-    let error = Error::Expired {
-        table: context.outbox.table.clone(),
-        ttl,
-        from,
-        to: now.saturating_sub(micros(ttl)),
-    };
-    if !context.config.follow.accept_expired {
-        return Err(error);
-    }
-    tracing::error!(error = %Chain(&error), "the loss is accepted by follow.accept_expired");
-    Ok(())
-}
-
 /// Whether an error may come from an altered, dropped or forbidden table, so that the same read
 /// will not succeed.
 fn is_about_the_table(error: &reader::Error) -> bool {
@@ -862,5 +794,6 @@ fn is_about_the_table(error: &reader::Error) -> bool {
     }
 }
 
+mod resume;
 #[cfg(test)]
 mod tests;
