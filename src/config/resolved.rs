@@ -299,16 +299,20 @@ pub struct Follow {
     pub poll: Duration,
     /// Longest pause between two reads of a group that has long had none.
     pub idle_poll: Duration,
-    /// How far W trails: what appears later than this behind the newest time may be missed.
+    /// How far W trails: what appears later than this is left to the sweep.
     pub late_window: Duration,
-    /// Pause between two reads of everything above W.
-    pub rescan: Duration,
+    /// How far before a new row unknown ones are looked for before it is published.
+    pub confirm: Duration,
+    /// Whether older stretches are compared with what was published of them.
+    pub sweep: bool,
     /// Where a relay without checkpoints starts.
     pub start: Start,
     /// Rows of one page.
     pub page_rows: NonZeroU32,
     /// Reads under way at once, all tables together.
     pub concurrent_reads: NonZeroUsize,
+    /// Reads per second, all tables together.
+    pub reads_per_second: NonZeroU32,
     /// Positions above W kept in memory, per table. At the limit the table is read less.
     pub tracked_positions: NonZeroUsize,
     /// Pause between two looks for new generations.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::statement::{Consistency, Statement};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::health::{Board, Monitor, Part, Progress, Watched};
@@ -25,6 +25,7 @@ use crate::pipeline::{self, DeadLetterBox, Handle, Pipeline};
 use crate::scylla as cluster;
 use crate::sink::{KafkaSink, OpenError};
 use crate::source::clock::Clock;
+use crate::source::pace::Pace;
 use crate::source::intake::Publish;
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
@@ -217,7 +218,7 @@ impl Relay {
         };
         relay.start_replays(task);
         let sources = Sources {
-            reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
+            pace: Arc::new(Pace::new(&config.follow)),
             clock: Arc::new(Clock::default()),
             metrics: Arc::clone(&hooks.metrics),
             config: Arc::clone(config),
@@ -408,7 +409,7 @@ struct Sources {
     store: Arc<checkpoint::Store>,
     handle: Handle,
     metrics: Arc<Metrics>,
-    reads: Arc<Semaphore>,
+    pace: Arc<Pace>,
     clock: Arc<Clock>,
 }
 
@@ -434,7 +435,7 @@ impl Sources {
             intake,
             checkpoints: Some(Arc::clone(&self.store)),
             metrics: Arc::clone(&self.metrics),
-            reads: Arc::clone(&self.reads),
+            pace: Arc::clone(&self.pace),
             clock: Arc::clone(&self.clock),
             progress: Arc::clone(progress),
         })

@@ -23,12 +23,15 @@ pub mod follower;
 pub mod generations;
 mod group;
 pub mod intake;
+pub mod pace;
 mod pass;
 pub mod plan;
 pub mod reader;
+pub mod rounds;
 #[cfg(test)]
 mod simulation;
+pub mod stragglers;
+pub mod sweep;
 mod table;
 
-pub use group::PERIODIC_POSITIONS;
 pub use table::{Error, SourceContext, TableSource};

@@ -148,6 +148,7 @@ pub struct LogReader {
     lists: Vec<bool>,
     keys: Statements,
     rows: Statements,
+    page_rows: usize,
 }
 
 #[derive(Debug)]
@@ -199,7 +200,13 @@ impl LogReader {
             lists,
             keys,
             rows,
+            page_rows: usize::try_from(page_rows).unwrap_or(1).max(1),
         })
+    }
+
+    /// Rows of one page.
+    pub fn page_rows(&self) -> usize {
+        self.page_rows
     }
 
     /// The columns of the rows: the base table's primary key, then what the outbox maps.

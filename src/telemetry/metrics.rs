@@ -65,6 +65,18 @@ counters! {
     undecodable,
     /// Rows first seen behind the tail.
     late,
+    /// Of these: rows that have appeared after `follow.late_window`, found by a sweep.
+    stragglers,
+    /// Reads of ids before a page was published.
+    confirmations,
+    /// Times of rows that such a read has shown before others, and that were merged in.
+    merged,
+    /// Rows that may have been published again because a checkpoint did not tell them apart.
+    unreconciled,
+    /// Stretches of the log that were compared with what was published of them.
+    swept,
+    /// Hints of writers that were followed.
+    hints,
     /// Records acknowledged by Kafka.
     published,
     /// Attempts that failed.

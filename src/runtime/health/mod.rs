@@ -21,6 +21,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::supervisor::{Kind, Name};
+use crate::telemetry::lateness::Lateness;
 use crate::source::expiry::Expiry;
 
 pub use board::{Board, PartStatus, Reporter, Snapshot, State};
@@ -91,6 +92,8 @@ pub struct Progress {
     unlogged: AtomicBool,
     /// Seconds until rows that are not settled expire, plus one; zero if there is time enough.
     expires: AtomicU64,
+    /// How late rows have appeared.
+    pub lateness: Lateness,
 }
 
 impl Progress {
