@@ -107,10 +107,10 @@ pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
              source text,\n    \
              generation timestamp,\n    \
              stream_group blob,\n    \
-             begin bigint,\n    \
-             upto bigint,\n    \
+             begins bigint,\n    \
+             ends bigint,\n    \
              published blob,\n    \
-             PRIMARY KEY ((relay, source, generation, stream_group), begin)\n)"
+             PRIMARY KEY ((relay, source, generation, stream_group), begins)\n)"
             ),
         ),
         (

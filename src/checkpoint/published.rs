@@ -66,6 +66,11 @@ impl Published {
         }
     }
 
+    /// How many rows above W are published.
+    pub fn rows(&self) -> u64 {
+        self.summary.count() + self.recent.len() as u64
+    }
+
     /// What `tracker` holds above `watermark`, at `now` (all in microseconds since the Unix epoch).
     pub fn of(tracker: &Tracker, watermark: i64, window: OpenWindow, now: i64) -> Self {
         let settled = tracker.settled_count();
@@ -292,7 +297,13 @@ mod tests {
 
     fn published() -> impl Strategy<Value = (Published, i64)> {
         let marks = (any::<i64>(), any::<u64>()).prop_map(|(micros, hash)| Mark { micros, hash });
-        let parts = (any::<i64>(), any::<i64>(), any::<i64>(), summaries(), summaries());
+        let parts = (
+            any::<i64>(),
+            any::<i64>(),
+            any::<i64>(),
+            summaries(),
+            summaries(),
+        );
         let lists = (
             prop::collection::vec(any::<u64>(), 0..10),
             prop::collection::vec(marks, 0..10),
@@ -346,12 +357,16 @@ mod tests {
     }
 
     fn row(micros: i64) -> RowKey {
+        numbered(micros, 0)
+    }
+
+    fn numbered(micros: i64, seq: i32) -> RowKey {
         let ticks = UUID_EPOCH_OFFSET + micros as u64 * 10;
         RowKey {
             stream: 0,
             position: Position {
                 time: timeuuid(ticks, [0; 8]),
-                seq: 0,
+                seq,
             },
         }
     }
@@ -363,7 +378,10 @@ mod tests {
         let now = 1_000 * SECOND;
         let mut tracker = Tracker::new(800 * SECOND);
         for n in 0..1_000 {
-            assert_eq!(tracker.register(row(now - n * SECOND / 10)), Registration::New);
+            assert_eq!(
+                tracker.register(row(now - n * SECOND / 10)),
+                Registration::New
+            );
         }
         let pending = [row(now - 50 * SECOND), row(now - SECOND)];
         for n in 0..1_000 {
@@ -387,7 +405,7 @@ mod tests {
     fn however_many_rows_there_are_few_are_named() {
         let mut tracker = Tracker::new(0);
         for n in 0..10_000 {
-            tracker.register_settled(row(SECOND + n / 10));
+            tracker.register_settled(numbered(SECOND + n / 10, n as i32));
         }
         let window = Published::nothing(0).window;
         let published = Published::of(&tracker, 0, window, SECOND);

@@ -125,12 +125,12 @@ impl Store {
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         ));
         let load_windows = prepare(format!(
-            "SELECT begin, upto, published FROM {tables}.windows \
+            "SELECT begins, ends, published FROM {tables}.windows \
              WHERE relay = ? AND source = ? AND generation = ? AND stream_group = ?"
         ));
         let save_window = prepare(format!(
             "INSERT INTO {tables}.windows \
-             (relay, source, generation, stream_group, begin, upto, published) \
+             (relay, source, generation, stream_group, begins, ends, published) \
              VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ?"
         ));
         let load_start = prepare(format!(

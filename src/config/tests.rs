@@ -72,7 +72,7 @@ fn defaults_run() {
 #[test]
 fn layers_override_key_by_key() {
     let first = "kafka: { brokers: [a:1, b:2], properties: { compression.type: lz4 } }\n\
-                 follow: { poll: 1ms, rescan: 2s }\noutboxes: [{ table: shop.outbox }]\n";
+                 follow: { poll: 1ms, confirm: 2s }\noutboxes: [{ table: shop.outbox }]\n";
     let second = "follow: { poll: 2ms }\nkafka: { properties: { linger.ms: 3 } }\n";
     let config = files(&[first, second])
         .env("KAFKA__BROKERS", "c:3, d:4")
@@ -88,7 +88,7 @@ fn layers_override_key_by_key() {
     assert_eq!(property("linger.ms"), "4");
     assert_eq!(property("batch.size"), "1000");
     assert_eq!(config.follow.poll, Duration::from_millis(2));
-    assert_eq!(config.follow.rescan, Duration::from_secs(2));
+    assert_eq!(config.follow.confirm, Duration::from_secs(2));
     assert_eq!(config.follow.idle_poll, Duration::from_secs(5));
     assert_eq!(config.limits.in_flight_events.get(), 7);
     assert_eq!(config.relay.name, "007");
@@ -238,7 +238,7 @@ fn nothing_at_all_lacks_an_outbox() {
 #[test]
 fn relations_between_keys_are_checked() {
     let text = "outboxes: [{ table: a.b }, { table: a.b }]\nscylla: { username: u }\n\
-                follow: { poll: 2s, rescan: 11s }\nretry: { max_backoff: 1ms }\n\
+                follow: { poll: 2s }\nretry: { max_backoff: 1ms }\n\
                 log: { file: { keep: 3 }, level: 'a=b=c' }\n\
                 supervision: { max_backoff: 1ms, window: 5ms }\n";
     let problems = files(&[text]).problems().join("\n");
@@ -246,7 +246,6 @@ fn relations_between_keys_are_checked() {
         "outboxes[1].table: a.b is listed twice",
         "scylla.username: a user needs a password",
         "follow.idle_poll: it must not be shorter than follow.poll (2s)",
-        "follow.rescan: 11s is longer than follow.late_window (10s)",
         "retry.max_backoff: it must not be shorter",
         "log.level: `a=b=c` is not a filter",
         "supervision.max_backoff: it must not be shorter than supervision.initial_backoff (1s)",

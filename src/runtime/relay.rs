@@ -25,8 +25,8 @@ use crate::pipeline::{self, DeadLetterBox, Handle, Pipeline};
 use crate::scylla as cluster;
 use crate::sink::{KafkaSink, OpenError};
 use crate::source::clock::Clock;
-use crate::source::pace::Pace;
 use crate::source::intake::Publish;
+use crate::source::pace::Pace;
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
 

@@ -213,7 +213,10 @@ mod tests {
         plan.closed(1_000);
         plan.closed(1_000);
         assert!(plan.is_closed(1_000) && plan.may_read(1_000, 0));
-        assert!(!plan.may_read(4_000, 0), "an unknown generation is not read");
+        assert!(
+            !plan.may_read(4_000, 0),
+            "an unknown generation is not read"
+        );
         assert!(!plan.may_read(1_000, 3), "nor is an unknown group");
     }
 

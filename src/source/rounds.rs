@@ -194,7 +194,12 @@ impl Rounds {
             self.everything_at = now.ticks + self.rescan;
         }
         for stretch in &mut self.nearer {
-            if after <= started.wall.saturating_sub(stretch.length).max(part_confirmed) {
+            if after
+                <= started
+                    .wall
+                    .saturating_sub(stretch.length)
+                    .max(part_confirmed)
+            {
                 stretch.at = now.ticks + stretch.every;
             }
         }
@@ -315,7 +320,10 @@ mod tests {
         assert_eq!(rounds.next(at(800_001), part), Round::At(900_000));
         // A slow database is left alone for as long as it took.
         rounds.polled(0, None, at(SECOND), at(SECOND + 500_000));
-        assert_eq!(rounds.next(at(SECOND + 500_001), part), Round::Rescan(part.confirmed));
+        assert_eq!(
+            rounds.next(at(SECOND + 500_001), part),
+            Round::Rescan(part.confirmed)
+        );
     }
 
     #[test]

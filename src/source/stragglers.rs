@@ -39,7 +39,10 @@ impl Stragglers {
         // Where rows have vanished (they expire), those that are left were published, as far as anybody
         // can tell.
         let vanished = |cell: usize| {
-            let read = rows.iter().filter(|row| cell_of(hash(**row)) == cell).count();
+            let read = rows
+                .iter()
+                .filter(|row| cell_of(hash(**row)) == cell)
+                .count();
             read < window.summary.cells[cell].count as usize
         };
         let left_alone: Vec<usize> = reconciled
@@ -135,7 +138,10 @@ mod tests {
         let mut stragglers = Stragglers::default();
         let all: Vec<RowKey> = (0..40).map(row).collect();
         assert_eq!(stragglers.compare(window(0..40), &all), 0);
-        assert_eq!(stragglers.compare(window((0..40).filter(|n| n % 20 != 7)), &all), 2);
+        assert_eq!(
+            stragglers.compare(window((0..40).filter(|n| n % 20 != 7)), &all),
+            2
+        );
         assert_eq!(stragglers.waiting(), [row(7), row(27)]);
         assert!(stragglers.hand_on(row(7)) && !stragglers.hand_on(row(7)));
         assert!(!stragglers.hand_on(row(8)));

@@ -124,10 +124,7 @@ mod tests {
             ]
         );
         // From inside a window, and up to inside another: neither is compared.
-        assert_eq!(
-            ranges(&windows, 15, 45),
-            [window(20, 30, 0), windows[1]]
-        );
+        assert_eq!(ranges(&windows, 15, 45), [window(20, 30, 0), windows[1]]);
     }
 
     #[test]

@@ -82,10 +82,7 @@ mod tests {
             lateness.add(micros);
         }
         let counts = lateness.counts();
-        assert_eq!(
-            counts.to_string(),
-            "≤100ms=2 ≤500ms=1 ≤180000ms=1 later=1"
-        );
+        assert_eq!(counts.to_string(), "≤100ms=2 ≤500ms=1 ≤180000ms=1 later=1");
         assert_eq!(counts.sum_micros, 4_170_200_001);
     }
 }

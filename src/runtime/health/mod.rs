@@ -21,8 +21,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::supervisor::{Kind, Name};
-use crate::telemetry::lateness::Lateness;
 use crate::source::expiry::Expiry;
+use crate::telemetry::lateness::Lateness;
 
 pub use board::{Board, PartStatus, Reporter, Snapshot, State};
 pub use monitor::{Monitor, Watched};

@@ -98,7 +98,11 @@ impl<O: OpenIntake> Running<'_, O> {
         }
         if self.sweeps.queue.is_empty() {
             self.sweeps.pass += 1;
-            let open = self.groups.iter().zip(0..).filter(|(group, _)| !group.closed);
+            let open = self
+                .groups
+                .iter()
+                .zip(0..)
+                .filter(|(group, _)| !group.closed);
             self.sweeps.queue = open.map(|(_, slot)| slot).collect();
         }
         let Some(slot) = self.sweeps.queue.pop_front() else {
@@ -173,7 +177,11 @@ impl<O: OpenIntake> Running<'_, O> {
             ),
         }
         self.rest(swept.started, now);
-        if !self.groups[swept.slot as usize].stragglers.lock().is_empty() {
+        if !self.groups[swept.slot as usize]
+            .stragglers
+            .lock()
+            .is_empty()
+        {
             self.schedule(swept.slot, now);
         }
     }

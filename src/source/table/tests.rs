@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::ack::Ack;
+use crate::checkpoint::Published;
 use crate::config::Sources;
 use crate::decode::Decoder;
 use crate::event::Change;
@@ -118,11 +119,11 @@ async fn a_source_that_fails_saves_what_is_settled() {
     let source = TableSource::new(SourceContext {
         session: Arc::clone(&session),
         outbox,
+        pace: Arc::new(Pace::new(&config.follow)),
         config,
         intake: taker.clone(),
         checkpoints: Some(Arc::new(store.expect("the tables are there"))),
         metrics: Arc::default(),
-        reads: Arc::new(Semaphore::new(8)),
         clock: Arc::default(),
         progress: Arc::default(),
     });
@@ -167,7 +168,7 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
             group: vec![group],
         },
         watermark,
-        published: Vec::new(),
+        published: Published::nothing(watermark),
         closed,
     };
     let first_started = |at: i64| {
@@ -200,10 +201,10 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
                 more: Arc::default(),
             },
             outbox,
+            pace: Arc::new(Pace::new(&config.follow)),
             config,
             checkpoints: Some(Arc::clone(&store)),
             metrics: Arc::default(),
-            reads: Arc::new(Semaphore::new(8)),
             clock: Arc::default(),
             progress: Arc::default(),
         });
