@@ -407,6 +407,7 @@ fn follow(raw: &raw::Follow, path: &Path, reader: &mut Reader<'_>) -> Follow {
         concurrent_reads,
         tracked_positions,
         generation_poll,
+        wake_up: raw.wake_up.0.clone(),
         deduplicate: raw.deduplicate,
         accept_expired: raw.accept_expired,
     }

@@ -81,6 +81,7 @@ pub(crate) fn config() -> Config {
             concurrent_reads: count(16),
             tracked_positions: count(10_000),
             generation_poll: Duration::from_secs(10),
+            wake_up: None,
             deduplicate: true,
             accept_expired: false,
         },

@@ -26,6 +26,7 @@ use crate::scylla as cluster;
 use crate::sink::{KafkaSink, OpenError};
 use crate::source::clock::Clock;
 use crate::source::intake::Publish;
+use crate::source::wake_up::{self, WakeUps};
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
 
@@ -216,6 +217,7 @@ impl Relay {
             exhausted: letters.loaded.exhausted,
         };
         relay.start_replays(task);
+        relay.start_wake_up(config, &hooks.metrics);
         let sources = Sources {
             reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
             clock: Arc::new(Clock::default()),
@@ -259,6 +261,22 @@ impl Relay {
             let (ownership, until) = (Arc::clone(&ownership), Arc::clone(&until));
             async move { owner::hold(&ownership, &until).await }
         });
+    }
+
+    /// Without a place for hints there are none, and no task.
+    fn start_wake_up(&mut self, config: &Config, metrics: &Arc<Metrics>) -> Option<WakeUps> {
+        let address = Arc::new(config.follow.wake_up.clone()?);
+        let wake_ups = WakeUps::new(Arc::clone(metrics));
+        let passed = wake_ups.clone();
+        self.supervisor.start(Kind::WakeUp, move |_| {
+            let (address, wake_ups) = (Arc::clone(&address), passed.clone());
+            async move {
+                wake_up::listen(&address, &wake_ups)
+                    .await
+                    .map(|never| match never {})
+            }
+        });
+        Some(wake_ups)
     }
 
     fn start_replays(&mut self, replays: Replays) {

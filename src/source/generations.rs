@@ -58,6 +58,19 @@ pub struct StreamGroup {
     pub streams: Vec<StreamID>,
 }
 
+impl StreamGroup {
+    /// The last token whose partitions are in the group; `None` if the id is none of ScyllaDB's.
+    ///
+    /// A tablet's stream begins with the tablet's last token as eight big-endian bytes.
+    pub fn last_token(&self, distribution: Distribution) -> Option<i64> {
+        let token = i64::from_be_bytes(*self.id.first_chunk()?);
+        Some(match distribution {
+            Distribution::Vnodes => token ^ i64::MIN,
+            Distribution::Tablets => token,
+        })
+    }
+}
+
 /// Reads the generations of one table.
 #[derive(Debug, Clone)]
 pub struct Generations {
@@ -134,12 +147,7 @@ impl Generations {
                     .await
                     .map_err(fail)?
                     .into_iter()
-                    .map(|(range_end, streams)| {
-                        (
-                            ((range_end as u64) ^ (1 << 63)).to_be_bytes().to_vec(),
-                            streams,
-                        )
-                    })
+                    .map(|(range_end, streams)| (vnode_id(range_end), streams))
                     .collect::<BTreeMap<_, _>>()
             }
             Distribution::Tablets => {
@@ -176,6 +184,11 @@ impl Generations {
             .await
             .map_err(Box::new)
     }
+}
+
+/// The id of the group of a vnode that ends with this token.
+fn vnode_id(range_end: i64) -> Vec<u8> {
+    (range_end ^ i64::MIN).to_be_bytes().to_vec()
 }
 
 fn group(id: Vec<u8>, mut streams: Vec<Vec<u8>>) -> StreamGroup {
@@ -253,6 +266,21 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_tells_its_last_token() {
+        for token in [i64::MIN, -2, 0, i64::MAX] {
+            let vnode = group(vnode_id(token), Vec::new());
+            assert_eq!(vnode.last_token(Distribution::Vnodes), Some(token));
+            let id = [token.to_be_bytes(), [0xab; 8]].concat();
+            let tablet = group(id.clone(), vec![id]);
+            assert_eq!(tablet.last_token(Distribution::Tablets), Some(token));
+        }
+        let ids = [-5, 0, 5].map(vnode_id);
+        assert!(ids.is_sorted(), "{ids:?}");
+        let odd = group(vec![1], Vec::new());
+        assert_eq!(odd.last_token(Distribution::Vnodes), None);
+    }
 
     #[test]
     fn a_group_does_not_depend_on_the_order_it_is_read_in() {

@@ -63,6 +63,12 @@ counters! {
     repetitions,
     /// Rows that could not be decoded.
     undecodable,
+    /// Partitions that writers on this host said they had written.
+    hints,
+    /// Of these: not passed on, because their table's source was behind.
+    hints_dropped,
+    /// Datagrams that were no hints, or about no table of this relay.
+    hints_garbage,
     /// Rows first seen behind the tail.
     late,
     /// Records acknowledged by Kafka.
