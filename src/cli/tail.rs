@@ -75,6 +75,7 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
         reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
         clock: Arc::new(Clock::default()),
         progress: Arc::default(),
+        wake_ups: None,
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

@@ -217,10 +217,10 @@ impl Relay {
             exhausted: letters.loaded.exhausted,
         };
         relay.start_replays(task);
-        relay.start_wake_up(config, &hooks.metrics);
         let sources = Sources {
             reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
             clock: Arc::new(Clock::default()),
+            wake_ups: relay.start_wake_up(config, &hooks.metrics),
             metrics: Arc::clone(&hooks.metrics),
             config: Arc::clone(config),
             session: Arc::clone(&session),
@@ -428,6 +428,7 @@ struct Sources {
     metrics: Arc<Metrics>,
     reads: Arc<Semaphore>,
     clock: Arc<Clock>,
+    wake_ups: Option<WakeUps>,
 }
 
 impl Sources {
@@ -455,6 +456,7 @@ impl Sources {
             reads: Arc::clone(&self.reads),
             clock: Arc::clone(&self.clock),
             progress: Arc::clone(progress),
+            wake_ups: self.wake_ups.clone(),
         })
     }
 }

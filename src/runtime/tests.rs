@@ -159,6 +159,7 @@ async fn when_the_pipeline_is_gone_a_source_still_saves_what_is_settled() {
         reads: Arc::new(Semaphore::new(8)),
         clock: Arc::default(),
         progress: Arc::default(),
+        wake_ups: None,
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

@@ -147,6 +147,7 @@ pub struct Follower {
     delay: i64,
     tail_at: i64,
     rescan_at: i64,
+    read_at: i64,
     backoff: i64,
     retry_at: i64,
 }
@@ -167,6 +168,7 @@ impl Follower {
             window: FIRST_WINDOW,
             tail_at: i64::MIN,
             rescan_at: i64::MIN,
+            read_at: i64::MIN,
             backoff: 0,
             retry_at: i64::MIN,
         }
@@ -264,6 +266,7 @@ impl Follower {
     /// The read has returned everything, and every row of it is registered.
     pub fn completed(&mut self, read: &Read, outcome: Outcome, now: Moment) {
         self.backoff = 0;
+        self.read_at = now.ticks;
         let below_cut = outcome.cut.map_or(i64::MAX, |cut| cut - 1);
         let covering = read.after <= self.confirmed;
         if covering {
@@ -301,6 +304,15 @@ impl Follower {
             self.tail_at = now.ticks + self.delay;
             self.delay = (self.delay * 2).min(self.settings.idle_poll);
         }
+    }
+
+    /// A writer says that it has just written to the group: it is read at once, but not sooner than
+    /// `poll` after the last read, and then polled as one that has rows. Only the time of reads
+    /// changes, so that a false hint costs a read.
+    pub fn hinted(&mut self, now: Moment) {
+        self.delay = self.settings.poll;
+        let soonest = self.read_at.saturating_add(self.settings.poll);
+        self.tail_at = self.tail_at.min(soonest.max(now.ticks));
     }
 
     fn heat(&mut self, now: Moment) {
@@ -353,16 +365,66 @@ fn scattered(number: i64) -> u64 {
 mod tests {
     use super::*;
 
-    fn pauses(failed_at: i64, failures: usize) -> Vec<i64> {
-        let settings = Settings {
+    fn settings() -> Settings {
+        Settings {
             poll: 10_000,
             idle_poll: 1_000_000,
             late_window: 10_000_000,
             rescan: 1_000_000,
             overlap: 200_000,
             target_rows: 2_000,
+        }
+    }
+
+    /// The next read of a live group, completed in no time without a row; its ticks.
+    fn reads(follower: &mut Follower, mut now: Moment) -> i64 {
+        loop {
+            match follower.next(now, Load::default()) {
+                Next::Read(read) => {
+                    follower.completed(&read, Outcome::default(), now);
+                    return now.ticks;
+                }
+                Next::At(ticks) => {
+                    now.wall += ticks - now.ticks;
+                    now.ticks = ticks;
+                }
+                Next::AfterSettlement => panic!("nothing is pending"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_hint_wakes_a_group_that_sleeps_but_reads_none_without_pause() {
+        let at = |ticks| Moment { wall: ticks, ticks };
+        let mut follower = Follower::new(settings(), 0);
+        let mut ticks = 0;
+        for _ in 0..20 {
+            ticks = reads(&mut follower, at(ticks));
+        }
+        let hinted = ticks + 300_000;
+        let mut asleep = follower.clone();
+        assert!(reads(&mut asleep, at(hinted)) >= ticks + 990_000);
+        follower.hinted(at(hinted));
+        assert_eq!(reads(&mut follower, at(hinted)), hinted, "at once");
+        for more in 1..=5 {
+            // However many hints come.
+            follower.hinted(at(hinted + 10_000 * more - 9_999));
+            follower.hinted(at(hinted + 10_000 * more - 1));
+            let next = reads(&mut follower, at(hinted + 10_000 * more - 9_999));
+            assert_eq!(next, hinted + 10_000 * more);
+        }
+        // One that comes while a read is under way may be about a row that it does not see.
+        let Next::Read(read) = follower.next(at(hinted + 70_000), Load::default()) else {
+            panic!("a read is due");
         };
-        let mut follower = Follower::new(settings, 0);
+        follower.hinted(at(hinted + 70_001));
+        follower.completed(&read, Outcome::default(), at(hinted + 72_000));
+        let next = reads(&mut follower, at(hinted + 72_000));
+        assert_eq!(next, hinted + 82_000);
+    }
+
+    fn pauses(failed_at: i64, failures: usize) -> Vec<i64> {
+        let mut follower = Follower::new(settings(), 0);
         let mut ticks = failed_at;
         let mut pauses = Vec::new();
         for _ in 0..failures {

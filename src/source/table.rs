@@ -4,7 +4,7 @@
 //! that an idle group costs nothing between two reads. It never waits for a row to be taken.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -24,6 +24,8 @@ use super::intake::OpenIntake;
 use super::pass::{self, Ended, Pass, Shared};
 use super::plan::{self, Plan};
 use super::reader::{self, LogReader};
+use super::ring::Ring;
+use super::wake_up::{Hints, WakeUps};
 use crate::ack::Settled;
 use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
 use crate::config::{Config, Outbox, TableName};
@@ -104,6 +106,8 @@ pub struct SourceContext<O> {
     pub clock: Arc<Clock>,
     /// What the source has done, for the health monitor.
     pub progress: Arc<Progress>,
+    /// Hints of writers, if they are taken.
+    pub wake_ups: Option<WakeUps>,
 }
 
 /// Reads one outbox table.
@@ -186,6 +190,9 @@ struct Running<'c, O: OpenIntake> {
     /// Whether writes to the table are logged.
     logged: bool,
     settled: mpsc::UnboundedReceiver<Settled>,
+    /// The slots of each generation's groups; `None` for those that an earlier run has closed.
+    rings: BTreeMap<i64, Ring<Option<u32>>>,
+    hints: Hints,
 }
 
 impl<'c, O: OpenIntake> Running<'c, O> {
@@ -230,6 +237,10 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             failing: 0,
             logged: true,
             settled,
+            rings: BTreeMap::new(),
+            hints: (context.wake_ups.as_ref()).map_or_else(Hints::none, |wake_ups| {
+                wake_ups.subscribe(&context.outbox.table)
+            }),
         };
         context.progress.failing_groups(0);
         context.progress.logged(true);
@@ -250,6 +261,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let mut look = ticker(config.follow.generation_poll);
         let mut looks: JoinSet<Looked> = JoinSet::new();
         let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
+        let mut hints = Vec::new();
         let mut now_phase = *phase.borrow_and_update();
         while now_phase < Phase::Finishing {
             let wake = self.start_reads(now_phase);
@@ -259,6 +271,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                     now_phase = if ended { Phase::Finishing } else { *phase.borrow_and_update() };
                 }
                 _ = self.settled.recv_many(&mut settled, SETTLED_AT_ONCE) => self.settle(&mut settled),
+                () = self.hints.next(&mut hints) => self.hinted(&mut hints),
                 Some(done) = self.reads.join_next() => self.done(done).await?,
                 () = tokio::time::sleep(wake) => {}
                 _ = save.tick() => self.start_save(),
@@ -481,6 +494,21 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         }
     }
 
+    /// Writers say that partitions with these tokens were just written: their groups are due.
+    fn hinted(&mut self, tokens: &mut Vec<i64>) {
+        let now = self.context.clock.now();
+        let read = |generation: &i64| self.plan.may_read(*generation);
+        let rings = self.rings.iter().filter(|(generation, _)| read(generation));
+        let slots =
+            rings.flat_map(|(_, ring)| tokens.iter().filter_map(|token| *ring.get(*token)?));
+        let slots: BTreeSet<u32> = slots.collect();
+        tokens.clear();
+        for slot in slots {
+            self.groups[slot as usize].follower.hinted(now);
+            self.schedule(slot, now.ticks);
+        }
+    }
+
     /// Starts the groups that wait for nothing any more.
     fn schedule_readable(&mut self) {
         let now = self.context.clock.now().ticks;
@@ -569,7 +597,9 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let total = groups.len();
         let watermark = plan::first_watermark(timestamp, self.start);
         let mut closed = 0;
+        let mut ends = Vec::with_capacity(total);
         for group in groups {
+            let end = group.last_token(self.generations.distribution());
             let key = GroupKey {
                 generation: timestamp,
                 group: group.id.clone(),
@@ -580,8 +610,10 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 .is_some_and(|checkpoint| checkpoint.closed)
             {
                 closed += 1;
+                ends.extend(end.map(|end| (end, None)));
                 continue;
             }
+            ends.extend(end.map(|end| (end, Some(self.groups.len() as u32))));
             let settings = self.settings.clone();
             let checkpoint = checkpoint.as_ref();
             let group = Group::new(
@@ -594,6 +626,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             );
             self.groups.push(group);
         }
+        self.rings.insert(timestamp, ends.into_iter().collect());
         self.plan.add(timestamp, total, closed);
         tracing::info!(
             table = %self.context.outbox.table,
