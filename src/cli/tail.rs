@@ -76,6 +76,7 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
         pace: Arc::new(Pace::new(&config.follow)),
         clock: Arc::new(Clock::default()),
         progress: Arc::default(),
+        wake_ups: None,
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

@@ -16,7 +16,7 @@ use super::reference::{Field, Show, Shown};
 use super::resolved::{Start, TopicTemplate};
 use super::values::{
     Bytes, Consistency, Entry, Format, LogForm, OnExhausted, OnPermanent, Password, Preset,
-    Properties, Rotation, Span, StartAt, Table, UnreadyWhen,
+    Properties, Rotation, Span, StartAt, Table, UnreadyWhen, WakeUpAt,
 };
 
 /// Declares a section. A key that is unset by default shows an example in the reference.
@@ -254,6 +254,11 @@ section! {
         /// Pause between two looks for new stream generations (after a topology change). ScyllaDB
         /// announces one before it starts, so that this may be slow.
         generation_poll: Span = Span::secs(5);
+        /// Where writers on this host may tell what they have just written, so that it is read at once
+        /// and not at the next poll: udp://127.0.0.1:9465 (loopback only, hints are not
+        /// authenticated) or unix:///run/outbox-relay/wake.sock (mode 0660). Writers are given the
+        /// same address. Empty: nowhere. Nothing rests on a hint: without it polling finds the event.
+        wake_up: WakeUpAt = WakeUpAt(None);
         /// Whether an event that is in the log twice within the late window (a repeated statement, a
         /// completed lightweight transaction) is published once: same topic, key, payload and headers.
         deduplicate: bool = true;

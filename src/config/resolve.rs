@@ -403,6 +403,7 @@ fn follow(raw: &raw::Follow, path: &Path, reader: &mut Reader<'_>) -> Follow {
         reads_per_second: NonZeroU32::try_from(reads_per_second).unwrap_or(NonZeroU32::MAX),
         tracked_positions,
         generation_poll,
+        wake_up: raw.wake_up.0.clone(),
         deduplicate: raw.deduplicate,
         accept_expired: raw.accept_expired,
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -317,10 +318,30 @@ pub struct Follow {
     pub tracked_positions: NonZeroUsize,
     /// Pause between two looks for new generations.
     pub generation_poll: Duration,
+    /// Where hints of writers are taken, if anywhere.
+    pub wake_up: Option<WakeUpAddress>,
     /// Whether an event that is in the log twice is published once.
     pub deduplicate: bool,
     /// Whether to start although rows may have expired before they were read.
     pub accept_expired: bool,
+}
+
+/// Where hints of writers are taken: on this host only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WakeUpAddress {
+    /// By UDP, at an address of the loopback interface.
+    Udp(SocketAddr),
+    /// By a Unix datagram socket at this absolute path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for WakeUpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
 }
 
 /// What happens to an attempt that fails: the same event is tried again, in order.

@@ -83,6 +83,7 @@ pub(crate) fn config() -> Config {
             reads_per_second: NonZeroU32::new(2000).expect("not zero"),
             tracked_positions: count(10_000),
             generation_poll: Duration::from_secs(10),
+            wake_up: None,
             deduplicate: true,
             accept_expired: false,
         },

@@ -27,6 +27,7 @@ use crate::sink::{KafkaSink, OpenError};
 use crate::source::clock::Clock;
 use crate::source::intake::Publish;
 use crate::source::pace::Pace;
+use crate::source::wake_up::{self, WakeUps};
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
 
@@ -220,6 +221,7 @@ impl Relay {
         let sources = Sources {
             pace: Arc::new(Pace::new(&config.follow)),
             clock: Arc::new(Clock::default()),
+            wake_ups: relay.start_wake_up(config, &hooks.metrics),
             metrics: Arc::clone(&hooks.metrics),
             config: Arc::clone(config),
             session: Arc::clone(&session),
@@ -260,6 +262,22 @@ impl Relay {
             let (ownership, until) = (Arc::clone(&ownership), Arc::clone(&until));
             async move { owner::hold(&ownership, &until).await }
         });
+    }
+
+    /// Without a place for hints there are none, and no task.
+    fn start_wake_up(&mut self, config: &Config, metrics: &Arc<Metrics>) -> Option<WakeUps> {
+        let address = Arc::new(config.follow.wake_up.clone()?);
+        let wake_ups = WakeUps::new(Arc::clone(metrics));
+        let passed = wake_ups.clone();
+        self.supervisor.start(Kind::WakeUp, move |_| {
+            let (address, wake_ups) = (Arc::clone(&address), passed.clone());
+            async move {
+                wake_up::listen(&address, &wake_ups)
+                    .await
+                    .map(|never| match never {})
+            }
+        });
+        Some(wake_ups)
     }
 
     fn start_replays(&mut self, replays: Replays) {
@@ -411,6 +429,7 @@ struct Sources {
     metrics: Arc<Metrics>,
     pace: Arc<Pace>,
     clock: Arc<Clock>,
+    wake_ups: Option<WakeUps>,
 }
 
 impl Sources {
@@ -438,6 +457,7 @@ impl Sources {
             pace: Arc::clone(&self.pace),
             clock: Arc::clone(&self.clock),
             progress: Arc::clone(progress),
+            wake_ups: self.wake_ups.clone(),
         })
     }
 }

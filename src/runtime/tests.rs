@@ -160,6 +160,7 @@ async fn when_the_pipeline_is_gone_a_source_still_saves_what_is_settled() {
         pace: Arc::new(Pace::new(&config.follow)),
         clock: Arc::default(),
         progress: Arc::default(),
+        wake_ups: None,
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

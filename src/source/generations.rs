@@ -136,10 +136,7 @@ impl Generations {
                     .await
                     .map_err(fail)?
                     .into_iter()
-                    .map(|(range_end, streams)| {
-                        let id = ((range_end as u64) ^ (1 << 63)).to_be_bytes();
-                        (id.to_vec(), (range_end, streams))
-                    })
+                    .map(|(range_end, streams)| (vnode_id(range_end), (range_end, streams)))
                     .collect::<BTreeMap<_, _>>()
             }
             Distribution::Tablets => {
@@ -176,6 +173,11 @@ impl Generations {
             .await
             .map_err(Box::new)
     }
+}
+
+/// The id of the group of a vnode that ends with this token.
+fn vnode_id(range_end: i64) -> Vec<u8> {
+    (range_end ^ i64::MIN).to_be_bytes().to_vec()
 }
 
 /// The token in a stream's id: with tablets, the last one of its tablet.
@@ -260,6 +262,13 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_ids_of_vnodes_are_in_the_order_of_their_tokens_and_streams_begin_with_theirs() {
+        let ids = [i64::MIN, -1, 0, i64::MAX].map(vnode_id);
+        assert!(ids.is_sorted());
+        assert_eq!(token_of(&(-7_i64).to_be_bytes()), -7);
+    }
 
     #[test]
     fn a_group_does_not_depend_on_the_order_it_is_read_in() {

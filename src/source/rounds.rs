@@ -322,7 +322,7 @@ mod tests {
         rounds.polled(0, None, at(SECOND), at(SECOND + 500_000));
         assert_eq!(
             rounds.next(at(SECOND + 500_001), part),
-            Round::Rescan(part.confirmed)
+            Round::At(2 * SECOND)
         );
     }
 

@@ -25,6 +25,8 @@ use super::pace::Pace;
 use super::pass::{self, Ended, Member, Pass, Shared};
 use super::plan::{self, Plan};
 use super::reader::{self, LogReader};
+use super::ring::Ring;
+use super::wake_up::{Hints, WakeUps};
 use crate::ack::Settled;
 use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
 use crate::config::{Config, Outbox, TableName};
@@ -101,6 +103,8 @@ pub struct SourceContext<O> {
     pub clock: Arc<Clock>,
     /// What the source has done, for the health monitor.
     pub progress: Arc<Progress>,
+    /// Hints of writers, if they are taken.
+    pub wake_ups: Option<WakeUps>,
 }
 
 /// Reads one outbox table.
@@ -173,8 +177,9 @@ struct Running<'c, O: OpenIntake> {
     plan: Plan,
     groups: Vec<Group<O::Intake>>,
     bundles: Vec<Bundle>,
-    /// The groups of each generation by the last of their tokens.
-    rings: BTreeMap<i64, Vec<(i64, u32)>>,
+    /// The slots of each generation's groups; `None` for those that an earlier run has closed.
+    rings: BTreeMap<i64, Ring<Option<u32>>>,
+    hints: Hints,
     /// Groups in which something was written just now, as writers say.
     hinted: Vec<u32>,
     due: BinaryHeap<Reverse<(i64, Unit)>>,
@@ -230,6 +235,9 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             groups: Vec::new(),
             bundles: Vec::new(),
             rings: BTreeMap::new(),
+            hints: (context.wake_ups.as_ref()).map_or_else(Hints::none, |wake_ups| {
+                wake_ups.subscribe(&context.outbox.table)
+            }),
             hinted: Vec::new(),
             due: BinaryHeap::new(),
             reads: JoinSet::new(),
@@ -256,6 +264,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let mut look = ticker(config.follow.generation_poll);
         let mut looks: JoinSet<Looked> = JoinSet::new();
         let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
+        let mut tokens = Vec::new();
         let mut now_phase = *phase.borrow_and_update();
         while now_phase < Phase::Finishing {
             let wake = self.start_reads(now_phase).min(self.start_sweep(now_phase));
@@ -265,6 +274,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                     now_phase = if ended { Phase::Finishing } else { *phase.borrow_and_update() };
                 }
                 _ = self.settled.recv_many(&mut settled, SETTLED_AT_ONCE) => self.settle(&mut settled),
+                () = self.hints.next(&mut tokens) => self.hint(&mut tokens),
                 Some(done) = self.reads.join_next() => self.done(done).await?,
                 () = tokio::time::sleep(wake) => {}
                 _ = save.tick() => self.start_save(),
@@ -687,10 +697,11 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             let closed = checkpoint.is_some_and(|checkpoint| checkpoint.closed);
             parts.push((group.range_end, closed));
             if closed {
+                ring.push((group.range_end, None));
                 continue;
             }
             let slot = self.groups.len() as u32;
-            ring.push((group.range_end, slot));
+            ring.push((group.range_end, Some(slot)));
             let bundle = self.join_bundle(timestamp, slot, group.streams.len(), now);
             let beginning = Beginning {
                 generation: timestamp,
@@ -702,8 +713,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             let group = Group::new(beginning, self.settings.clone(), &self.shared);
             self.groups.push(group);
         }
-        ring.sort_unstable();
-        self.rings.insert(timestamp, ring);
+        self.rings.insert(timestamp, ring.into_iter().collect());
         self.plan.add(timestamp, parts);
         tracing::info!(
             table = %self.context.outbox.table,

@@ -64,7 +64,9 @@ impl Part {
             Self::Task(name) => match name.kind {
                 Kind::Coordinator | Kind::Pipeline => Role::Needed,
                 Kind::Source => Role::Table,
-                Kind::Replayer | Kind::HealthMonitor | Kind::Lease | Kind::Http => Role::Reported,
+                Kind::Replayer | Kind::HealthMonitor | Kind::Lease | Kind::WakeUp | Kind::Http => {
+                    Role::Reported
+                }
             },
         }
     }

@@ -158,15 +158,17 @@ impl<O: OpenIntake> Running<'_, O> {
         }
     }
 
-    /// A writer says that it has written to the partition with this token.
-    pub(super) fn hint(&mut self, token: i64) {
-        for ring in self.rings.values() {
-            let at = ring.partition_point(|(range_end, _)| *range_end < token);
-            let Some((_, slot)) = ring.get(at).or(ring.first()).copied() else {
-                continue;
-            };
+    /// Writers say that partitions with these tokens were just written.
+    pub(super) fn hint(&mut self, tokens: &mut Vec<i64>) {
+        let slots: Vec<u32> = self
+            .rings
+            .values()
+            .flat_map(|ring| tokens.iter().filter_map(|token| *ring.get(*token)?))
+            .collect();
+        tokens.clear();
+        for slot in slots {
             let group = &mut self.groups[slot as usize];
-            if group.closed || !group.follower.is_live() || group.hinted {
+            if group.closed || group.hinted {
                 continue;
             }
             group.hinted = true;
@@ -213,7 +215,7 @@ impl<O: OpenIntake> Running<'_, O> {
         let Some(after) = after.min() else {
             return;
         };
-        self.context.metrics.hints.add(slots.len() as u64);
+        self.context.metrics.hinted_reads.add(1);
         let read = Read {
             kind: Kind::Tail,
             after,
