@@ -29,6 +29,7 @@ use crate::engine::{Engine, EngineConfig, ExecuteParams, Outcome};
 use crate::error::Error;
 use crate::protocol::event::Event;
 use crate::system::{self, SystemTables};
+use crate::visibility::Visibility;
 
 /// Most connections at a time; further ones are closed at once.
 pub const MAX_CONNECTIONS: usize = 4_096;
@@ -148,6 +149,7 @@ impl Builder {
             self.clock,
         ));
         let clients = Arc::new(Clients::default());
+        let visibility = Arc::new(Visibility::default());
         let engine = Engine::new(EngineConfig {
             clock: Arc::new(topology.clock().clone()),
             random: Arc::clone(&topology) as _,
@@ -157,11 +159,13 @@ impl Builder {
                 Arc::clone(&topology),
                 Arc::clone(&clients),
             )),
+            visibility: Arc::clone(&visibility),
             keyspaces: system::keyspaces(),
         });
         let shared = Arc::new(Shared::new(engine, topology, clients, self.credentials));
         let emulator = Emulator {
             shared,
+            visibility,
             address,
             listening: Mutex::new(None),
         };
@@ -191,6 +195,7 @@ fn advertised(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub struct Emulator {
     shared: Arc<Shared>,
+    visibility: Arc<Visibility>,
     address: SocketAddr,
     listening: Mutex<Option<Listening>>,
 }
@@ -229,6 +234,11 @@ impl Emulator {
     /// What goes wrong on purpose.
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
+    }
+
+    /// Which log rows readers see late.
+    pub fn visibility(&self) -> &Visibility {
+        &self.visibility
     }
 
     /// Makes new CDC streams that are valid [`GENERATION_DELAY`] from now on.
