@@ -364,6 +364,7 @@ impl Engine {
         let change = ddl::change(&self.config, &state.catalog, statement, keyspace)?;
         if let Some(catalog) = change.catalog {
             state.catalog = Arc::new(catalog);
+            self.config.cdc.schema_changed(&state.catalog);
         }
         for table in change.emptied {
             state.storage.remove_table(table);
