@@ -18,4 +18,4 @@ mod system;
 pub mod types;
 pub mod visibility;
 
-pub use server::{Builder, Emulator, StartError, faults};
+pub use server::{Builder, Emulator, NodeError, StartError, control, faults};
