@@ -209,6 +209,11 @@ impl Follower {
         self.tailed_at
     }
 
+    /// When a group whose last read failed may be read again, in ticks.
+    pub fn retry_at(&self) -> i64 {
+        self.retry_at
+    }
+
     /// Moves W as far as `confirmed` and the tracker's floor allow; gives W back.
     pub fn advance(&mut self, floor: i64) -> i64 {
         self.watermark = self.watermark.max(self.confirmed.min(floor));
