@@ -41,10 +41,22 @@ fn at(micros: i64) -> Uuid {
     timeuuid_from_parts(micros, 0, 0x8080_8080_8080_8080)
 }
 
-fn report(what: &str, reads: u32, rows: usize, took: Duration) {
-    let each = took / reads.max(1);
+/// CPU time of this process, in hundredths of a second (the kernel's unit).
+fn cpu() -> u32 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let behind_name = stat.rsplit(')').next().expect("fields");
+    let fields = behind_name.split_whitespace().skip(11).take(2);
+    fields
+        .map(|ticks| ticks.parse::<u32>().expect("ticks"))
+        .sum()
+}
+
+fn report(what: &str, reads: u32, rows: usize, took: Duration, cpu: u32) {
+    let each = |time: Duration| time / reads.max(1);
     println!(
-        "{what}: {each:?} a read, {} rows a read",
+        "{what}: {:?} a read, {:?} of CPU, {} rows",
+        each(took),
+        each(Duration::from_millis(u64::from(cpu) * 10)),
         rows / reads as usize
     );
 }
@@ -94,7 +106,7 @@ async fn polls_of_a_hundred_streams() {
 
     let select = engine.prepare(SELECT, None).expect("prepare");
     for (what, from, to) in spans {
-        let (mut reads, mut rows, started) = (0_u32, 0, Instant::now());
+        let (mut reads, mut rows, started, before) = (0_u32, 0, Instant::now(), cpu());
         while started.elapsed() < FOR {
             let chunk = chunks[reads as usize % (chunks.len() - 1)];
             let list = chunk
@@ -112,7 +124,13 @@ async fn polls_of_a_hundred_streams() {
             rows += found.rows.len();
             reads += 1;
         }
-        report(&format!("engine, {what}"), reads, rows, started.elapsed());
+        report(
+            &format!("engine, {what}"),
+            reads,
+            rows,
+            started.elapsed(),
+            cpu() - before,
+        );
     }
 
     let session = SessionBuilder::new()
@@ -122,7 +140,7 @@ async fn polls_of_a_hundred_streams() {
         .expect("connect");
     let select = session.prepare(SELECT).await.expect("prepare");
     for (what, from, to) in spans {
-        let (mut reads, mut rows, started) = (0_u32, 0, Instant::now());
+        let (mut reads, mut rows, started, before) = (0_u32, 0, Instant::now(), cpu());
         while started.elapsed() < FOR {
             let chunk = chunks[reads as usize % (chunks.len() - 1)];
             let bounds = (
@@ -137,6 +155,12 @@ async fn polls_of_a_hundred_streams() {
             rows += found.into_rows_result().expect("rows").rows_num();
             reads += 1;
         }
-        report(&format!("driver, {what}"), reads, rows, started.elapsed());
+        report(
+            &format!("driver, {what}"),
+            reads,
+            rows,
+            started.elapsed(),
+            cpu() - before,
+        );
     }
 }

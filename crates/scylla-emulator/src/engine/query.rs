@@ -278,12 +278,16 @@ impl<'a> Query<'a> {
             values.push(self.bytes(output, row)?);
         }
         self.rows.push(values);
-        self.current = Some((place.clone(), in_partition + 1));
+        match &mut self.current {
+            Some((partition, count)) if partition == place => *count += 1,
+            current => *current = Some((place.clone(), 1)),
+        }
         if let Some(keys) = &mut self.merge {
             keys.extend(row.position.cloned());
             return Ok(Step::Next);
         }
-        if self.page_size.is_some() {
+        // Only a full page can have another one behind it.
+        if self.page_size == Some(self.rows.len()) {
             self.last = Some(Cursor {
                 partition: place.clone(),
                 row: row

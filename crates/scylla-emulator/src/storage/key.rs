@@ -122,6 +122,16 @@ impl RowPosition {
         (start, end)
     }
 
+    /// Whether it lies behind all rows whose prefixes are not larger than this; `false` when that cannot be told.
+    pub(super) fn is_behind(&self, prefix: u64) -> bool {
+        !self.parts.is_empty() && self.prefix > prefix
+    }
+
+    /// Orders positions by their first part as far as a number can.
+    pub(super) fn prefix(&self) -> u64 {
+        self.prefix
+    }
+
     /// The components' values.
     pub fn values(&self) -> impl Iterator<Item = &Value> {
         self.parts.iter().map(|part| &part.value)

@@ -16,7 +16,10 @@ use crate::types::Value;
 /// Partitions of a table that are looked at after each of its mutations.
 const SWEEP: usize = 2;
 
-/// Rows at the beginning of a large partition that are looked at each time.
+/// Seconds until a partition that is not written is compacted again.
+const COMPACT_AGAIN: i64 = 60;
+
+/// Rows at the beginning of a partition that are looked at each time.
 const TRIM: usize = 128;
 
 /// Tables in memory.
@@ -37,7 +40,8 @@ impl Partitions {
     /// Compacts the next few partitions that have been quiet for as long as tombstones live, and
     /// forgets those of which nothing is left. Large ones only lose expired rows at their beginning.
     fn sweep(&mut self, table: &TableSchema, now_micros: i64) {
-        let quiet_since = now_micros.div_euclid(1_000_000) - tombstone_age_seconds(table);
+        let now_seconds = now_micros.div_euclid(1_000_000);
+        let quiet_since = now_seconds - tombstone_age_seconds(table);
         let from = match self.swept.take() {
             Some(last) => Bound::Excluded(last),
             None => Bound::Unbounded,
@@ -46,9 +50,11 @@ impl Partitions {
         let mut empty = Vec::new();
         for (position, partition) in self.map.range_mut((from, Bound::Unbounded)).take(SWEEP) {
             last = Some(position.clone());
-            if partition.rows.len() > COMPACT_AFTER {
+            let is_large = partition.rows.len() > COMPACT_AFTER;
+            if is_large || partition.changed_seconds < quiet_since {
                 partition.trim(table, now_micros);
-            } else if partition.changed_seconds < quiet_since {
+            }
+            if !is_large && partition.is_due(quiet_since, now_seconds) {
                 partition.compact(table, now_micros);
                 if partition.is_empty() {
                     empty.push(position.clone());
@@ -70,12 +76,16 @@ pub struct Partition {
     /// The static row.
     pub static_row: Row,
     rows: BTreeMap<RowPosition, Row>,
+    /// No row has a larger prefix: a read behind the last row, as of the end of a CDC log, need not look at the rows.
+    last_prefix: u64,
     deleted: i64,
     /// Deleted ranges, still needed for writes that come late.
     ranges: Vec<(RowPosition, RowPosition, i64)>,
     changes_since_compaction: usize,
     /// The server's time of the latest change.
     changed_seconds: i64,
+    /// The server's time of the latest compaction.
+    compacted_seconds: i64,
 }
 
 /// How long tombstones of a table live.
@@ -89,10 +99,12 @@ impl Partition {
             key,
             static_row: Row::default(),
             rows: BTreeMap::new(),
+            last_prefix: 0,
             deleted: NEVER,
             ranges: Vec::new(),
             changes_since_compaction: 0,
             changed_seconds: NEVER,
+            compacted_seconds: NEVER,
         }
     }
 
@@ -114,7 +126,11 @@ impl Partition {
             }
             _ => false,
         };
-        (!crossed)
+        let behind = match from {
+            Bound::Included(from) | Bound::Excluded(from) => from.is_behind(self.last_prefix),
+            Bound::Unbounded => false,
+        };
+        (!crossed && !behind)
             .then(|| self.rows.range::<RowPosition, _>((from, to)))
             .into_iter()
             .flatten()
@@ -131,6 +147,7 @@ impl Partition {
                 Change::DeleteRow(key) => {
                     let position = RowPosition::row(table, key);
                     if timestamp > self.deleted_at(&position) {
+                        self.last_prefix = self.last_prefix.max(position.prefix());
                         self.rows.entry(position).or_default().delete(timestamp);
                     }
                 }
@@ -202,6 +219,7 @@ impl Partition {
                 if timestamp <= self.deleted_at(&position) {
                     return None;
                 }
+                self.last_prefix = self.last_prefix.max(position.prefix());
                 self.rows.entry(position).or_default()
             }
         };
@@ -230,6 +248,14 @@ impl Partition {
             && self.deleted == NEVER
     }
 
+    /// Whether a compaction may find something that the latest one did not, in a partition that has been quiet.
+    fn is_due(&self, quiet_since: i64, now_seconds: i64) -> bool {
+        self.changed_seconds < quiet_since
+            && (self.rows.is_empty()
+                || self.compacted_seconds <= self.changed_seconds
+                || now_seconds.saturating_sub(self.compacted_seconds) >= COMPACT_AGAIN)
+    }
+
     /// Forgets some rows at the beginning that have expired: rows of a CDC log expire in the order of their keys, and
     /// a stream that was closed gets no writes that would compact it.
     fn trim(&mut self, table: &TableSchema, now_micros: i64) {
@@ -249,6 +275,7 @@ impl Partition {
     fn compact(&mut self, table: &TableSchema, now_micros: i64) {
         self.changes_since_compaction = 0;
         let now_seconds = now_micros.div_euclid(1_000_000);
+        self.compacted_seconds = now_seconds;
         let age = tombstone_age_seconds(table);
         let tombstones = now_micros.saturating_sub(age.saturating_mul(1_000_000));
         self.static_row.purge(now_seconds, tombstones);
