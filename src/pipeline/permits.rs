@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::core::{Item, Kind};
 use super::{Broken, Delivery, Replay, Replayed};
 use crate::ack::Ack;
 use crate::config;
@@ -87,17 +88,32 @@ pub(super) struct Admitted {
     _bytes: OwnedSemaphorePermit,
 }
 
-impl Admitted {
-    /// Whether it is a replay.
-    pub(super) fn is_replay(&self) -> bool {
-        matches!(self.owner, Owner::Replay { .. })
+impl Item for Admitted {
+    fn table(&self) -> TableId {
+        self.table
     }
 
-    /// Gives a replay back: Kafka takes no records now.
-    pub(super) fn postpone(self) {
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn kind(&self) -> Kind<'_> {
+        match (&self.owner, &self.content) {
+            (Owner::Replay { attempts, .. }, _) => Kind::Replay {
+                attempts: *attempts,
+            },
+            (Owner::Row(_), Content::Broken { reason, .. }) => Kind::Broken(reason),
+            (Owner::Row(_), Content::Record(_)) => Kind::Event,
+        }
+    }
+}
+
+impl Admitted {
+    /// Tells a replay what became of it otherwise than by being published.
+    pub(super) fn answer(self, replayed: Replayed) {
         if let Owner::Replay { reply, .. } = self.owner {
             // A replay that has been given up does not need to know.
-            drop(reply.send(Replayed::Postponed));
+            drop(reply.send(replayed));
         }
     }
 
