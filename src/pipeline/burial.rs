@@ -11,48 +11,55 @@ use super::permits::{Admitted, Command, Content, Owner};
 use super::publisher::Pipeline;
 use crate::dead_letters::{DeadLetter, Reason};
 
+/// What the dead letter of an event of the outbox called `table` says; `None` for what is no row's.
+pub fn letter(
+    burial: &Burial<Admitted>,
+    table: &str,
+    now_millis: i64,
+    stamp: i64,
+) -> Option<DeadLetter> {
+    let item = &burial.item;
+    let Owner::Row(ack) = &item.owner else {
+        return None;
+    };
+    let (record, row) = match &item.content {
+        Content::Record(record) => (Some(record.clone()), None),
+        Content::Broken { row, .. } => (None, Some(Arc::clone(row))),
+    };
+    Some(DeadLetter {
+        table: table.to_owned(),
+        key: item.key.clone(),
+        place: ack.place(),
+        label: item.label.clone(),
+        reason: burial.reason,
+        failure: burial.failure.clone(),
+        parks: burial.parks,
+        record,
+        row,
+        first_failed_millis: now_millis,
+        last_failed_millis: now_millis,
+        stamp,
+        put_at: 0,
+    })
+}
+
 impl Pipeline {
     /// Makes a dead letter of an event. Its row is settled when that is durable.
     pub(super) fn bury(&mut self, burial: Burial<Admitted>) {
-        let Burial {
-            item,
-            reason,
-            failure,
-            parks,
-        } = burial;
-        let (Some(keeper), Owner::Row(ack)) = (&mut self.keeper, &item.owner) else {
+        let Some(keeper) = &mut self.keeper else {
             // Without dead letters, the row of what cannot be published stays unsettled.
             return;
         };
         self.metrics.parked_keys.set(self.core.parked_keys() as u64);
-        let now = now_millis();
-        let (record, row) = match &item.content {
-            Content::Record(record) => (Some(record.clone()), None),
-            Content::Broken { row, .. } => (None, Some(Arc::clone(row))),
-        };
-        let letter = DeadLetter {
-            table: self
-                .tables
-                .get(usize::from(item.table.0))
-                .cloned()
-                .unwrap_or_default(),
-            key: item.key.clone(),
-            place: ack.place(),
-            label: item.label.clone(),
-            reason,
-            failure,
-            parks,
-            record,
-            row,
-            first_failed_millis: now,
-            last_failed_millis: now,
-            stamp: keeper.stamp(),
-            put_at: 0,
+        let table = self.tables.get(usize::from(burial.item.table.0));
+        let table = table.map_or("", String::as_str);
+        let Some(letter) = letter(&burial, table, now_millis(), keeper.stamp()) else {
+            return;
         };
         if let Some(failure) = &letter.failure {
             self.failures.log_buried(&letter, failure, Instant::now());
         }
-        keeper.take(item, letter);
+        keeper.take(burial.item, letter);
     }
 
     pub(super) fn kept(&mut self, kept: Option<Kept>) {
@@ -70,22 +77,8 @@ impl Pipeline {
     }
 
     pub(super) fn answer(&mut self, command: Command) {
-        // Who asked may have given up; then nobody needs the answer.
-        match command {
-            Command::Quiet { table, key, reply } => {
-                let _ = reply.send(self.core.quiet(table, &key));
-            }
-            Command::Release {
-                table,
-                key,
-                since,
-                reply,
-            } => {
-                let released = self.core.release(table, &key, since);
-                self.metrics.parked_keys.set(self.core.parked_keys() as u64);
-                let _ = reply.send(released);
-            }
-        }
+        command.answer(&mut self.core);
+        self.metrics.parked_keys.set(self.core.parked_keys() as u64);
     }
 }
 

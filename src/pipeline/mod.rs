@@ -42,8 +42,9 @@ use crate::event::{Record, TableId};
 use crate::sink::{OpenError, Sink};
 use crate::telemetry::metrics::Metrics;
 
+pub use burial::letter;
 pub use intake::{PublishIntake, Taken};
-pub use permits::{Closed, Handle};
+pub use permits::{Admitted, Closed, Handle, Input, channel};
 pub use publisher::{DeadLetterBox, Pipeline, Summary};
 
 /// What the source hands on: a record that must be published, and the right to settle its row.

@@ -14,7 +14,7 @@ use super::Replayed;
 use super::core::{Act, Core, Item, fatal_last};
 use super::failure_log::FailureLog;
 use super::keeper::{Keeper, Kept};
-use super::permits::{Admitted, Content, Input};
+use super::permits::{Admitted, Input};
 use crate::config;
 use crate::dead_letters::{Keep, Parking};
 use crate::retry::breaker::{State, Transition};
@@ -232,9 +232,8 @@ impl Pipeline {
             return false;
         };
         let token = next.token;
-        let Content::Record(record) = &next.item.content else {
-            unreachable!("what is no record is not given out")
-        };
+        let record = next.item.record();
+        let record = record.expect("what is no record is not given out");
         match self.sink.send(token, record) {
             Ok(()) => {}
             Err(SendError::QueueFull) => self.core.queue_full(token, now),

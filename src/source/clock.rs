@@ -19,13 +19,15 @@ const TOLERANCE_MICROS: i64 = 1_000_000;
 
 /// The pure part: decides which wall time to use.
 #[derive(Debug, Clone, Default)]
-struct Careful {
+pub struct Careful {
     last: Option<Moment>,
     ahead_since: Option<i64>,
 }
 
 impl Careful {
-    fn at(&mut self, system: i64, ticks: i64) -> Moment {
+    /// The moment to work with when the system's clock shows `system` microseconds since the Unix
+    /// epoch, and `ticks` microseconds have passed since any fixed origin.
+    pub fn at(&mut self, system: i64, ticks: i64) -> Moment {
         let Some(last) = self.last else {
             return self.use_wall(system, ticks);
         };

@@ -17,14 +17,17 @@ pub const PERIODIC_POSITIONS: usize = 10_000;
 
 /// A group's state when it was last saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Saved {
-    pub(super) watermark: i64,
-    pub(super) revision: u64,
-    pub(super) closed: bool,
+pub struct Saved {
+    /// W.
+    pub watermark: i64,
+    /// [`Tracker::revision`].
+    pub revision: u64,
+    /// Whether the group had come to its end.
+    pub closed: bool,
     /// Ticks of the save.
-    pub(super) at: i64,
+    pub at: i64,
     /// Whether the published positions were left out for their number.
-    pub(super) partial: bool,
+    pub partial: bool,
 }
 
 /// A stream group of a table.
@@ -32,28 +35,37 @@ pub(super) struct Saved {
     clippy::struct_excessive_bools,
     reason = "four independent facts, each asked for by itself"
 )]
-pub(super) struct Group<I> {
-    pub(super) key: GroupKey,
-    pub(super) streams: Arc<[StreamID]>,
-    pub(super) follower: Follower,
-    pub(super) tracker: SharedTracker,
-    pub(super) intake: Option<I>,
+#[derive(Debug)]
+pub struct Group<I> {
+    /// Its name.
+    pub key: GroupKey,
+    /// Its streams.
+    pub streams: Arc<[StreamID]>,
+    /// What it reads next.
+    pub follower: Follower,
+    /// Its rows above W.
+    pub tracker: SharedTracker,
+    /// Where its changes go; kept between two reads.
+    pub intake: Option<I>,
     /// Ticks of the next look at the group; `None` while it is read or may not be read.
-    pub(super) due: Option<i64>,
+    pub due: Option<i64>,
     /// Whether a read is under way.
-    pub(super) reading: bool,
+    pub reading: bool,
     /// Whether the group waits for a settlement.
-    pub(super) waiting: bool,
-    pub(super) drained: bool,
-    pub(super) closed: bool,
-    pub(super) saved: Option<Saved>,
+    pub waiting: bool,
+    /// Whether nothing of it can come before the next generation any more.
+    pub drained: bool,
+    /// Whether it has come to its end.
+    pub closed: bool,
+    /// What is stored of it.
+    pub saved: Option<Saved>,
     /// Reads that have failed since the last good one.
-    pub(super) failed_reads: u32,
+    pub failed_reads: u32,
 }
 
 impl<I> Group<I> {
     /// A group that starts strictly after `watermark`, or where `checkpoint` says.
-    pub(super) fn new(
+    pub fn new(
         generation: i64,
         group: StreamGroup,
         checkpoint: Option<&GroupCheckpoint>,
@@ -98,7 +110,7 @@ impl<I> Group<I> {
 
     /// Moves W as far as it goes and forgets what it has passed. Gives back how many rows of the
     /// group are pending.
-    pub(super) fn advance(&mut self, shared: &Shared) -> usize {
+    pub fn advance(&mut self, shared: &Shared) -> usize {
         let mut tracker = self.tracker.lock();
         let before = tracker.len();
         let watermark = self.follower.advance(tracker.floor());
@@ -110,7 +122,7 @@ impl<I> Group<I> {
     }
 
     /// How loaded the group is.
-    pub(super) fn load(&self, shared: &Shared) -> Load {
+    pub fn load(&self, shared: &Shared) -> Load {
         let tracker = self.tracker.lock();
         Load {
             full: shared.full(tracker.len()),
@@ -121,7 +133,7 @@ impl<I> Group<I> {
     /// What is to be saved now: `None` if the saved state says it already, or if only time has
     /// moved W and the last save is less than `idle_interval` microseconds old. `last` is for the
     /// save of a stop: everything, exactly.
-    pub(super) fn checkpoint(
+    pub fn checkpoint(
         &self,
         now: i64,
         idle_interval: i64,

@@ -21,9 +21,9 @@ pub mod clock;
 pub mod expiry;
 pub mod follower;
 pub mod generations;
-mod group;
+pub mod group;
 pub mod intake;
-mod pass;
+pub mod pass;
 pub mod plan;
 pub mod reader;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::changes::{Assembler, LogBatch, LogRow};
 use super::follower::{Kind, Outcome, Read};
 use super::intake::Intake;
-use super::reader::{self, LogReader, MAX_STREAMS, Range};
+use super::reader::{self, Log, LogReader, MAX_STREAMS, Range};
 use crate::ack::{Ack, Registration, Settled, Tracker};
 use crate::event::{Position, RowKey};
 use crate::pipeline::{Closed, Taken};
@@ -31,23 +31,28 @@ use crate::telemetry::metrics::Metrics;
 const POINT_READS: usize = 16;
 
 /// What all reads of a table share.
-pub(super) struct Shared {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) reads: Arc<Semaphore>,
-    pub(super) settled: mpsc::UnboundedSender<Settled>,
-    pub(super) phase: watch::Receiver<Phase>,
+#[derive(Debug)]
+pub struct Shared {
+    /// The relay's counters.
+    pub metrics: Arc<Metrics>,
+    /// Bounds the reads that are under way.
+    pub reads: Arc<Semaphore>,
+    /// Where rows are settled.
+    pub settled: mpsc::UnboundedSender<Settled>,
+    /// How far a stop has come.
+    pub phase: watch::Receiver<Phase>,
     /// Positions in the trackers of all groups.
-    pub(super) tracked: AtomicUsize,
+    pub tracked: AtomicUsize,
     /// `follow.tracked_positions`.
-    pub(super) limit: usize,
+    pub limit: usize,
     /// `follow.late_window` in microseconds.
-    pub(super) late_window: i64,
+    pub late_window: i64,
 }
 
 impl Shared {
     /// Whether a group that holds `own` positions may hold no more. A group may hold as many as
     /// are still free, so that one that is stuck leaves room for the others.
-    pub(super) fn full(&self, own: usize) -> bool {
+    pub fn full(&self, own: usize) -> bool {
         own >= self
             .limit
             .saturating_sub(self.tracked.load(Ordering::Relaxed))
@@ -60,30 +65,34 @@ impl Shared {
 
 /// The tracker of a group, shared by its read and the source that settles rows.
 #[derive(Debug, Clone)]
-pub(super) struct SharedTracker(Arc<Mutex<Tracker>>);
+pub struct SharedTracker(Arc<Mutex<Tracker>>);
 
 impl SharedTracker {
-    pub(super) fn new(tracker: Tracker) -> Self {
+    /// Shares it.
+    pub fn new(tracker: Tracker) -> Self {
         Self(Arc::new(Mutex::new(tracker)))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Tracker> {
+    /// Not to be held while waiting.
+    pub fn lock(&self) -> MutexGuard<'_, Tracker> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Why a read did not come to its end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
+    /// A page was not read.
     #[error(transparent)]
     Reader(#[from] reader::Error),
+    /// The pipeline takes nothing more.
     #[error(transparent)]
     Closed(#[from] Closed),
 }
 
 /// How a read ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub enum Ended {
     /// All of it was read and handed on.
     Complete(Outcome),
     /// Too many rows, or no room for more.
@@ -93,24 +102,34 @@ pub(super) enum Ended {
 }
 
 /// A read of a group.
-pub(super) struct Pass<I> {
-    pub(super) shared: Arc<Shared>,
-    pub(super) reader: Arc<LogReader>,
-    pub(super) slot: u32,
-    pub(super) streams: Arc<[StreamID]>,
-    pub(super) tracker: SharedTracker,
-    pub(super) intake: I,
-    pub(super) read: Read,
-    pub(super) outcome: Outcome,
-    pub(super) cut_stream: Option<u16>,
+#[derive(Debug)]
+pub struct Pass<I, R = LogReader> {
+    /// What it shares with the other reads.
+    pub shared: Arc<Shared>,
+    /// The log.
+    pub reader: Arc<R>,
+    /// Number of the group inside its source.
+    pub slot: u32,
+    /// The group's streams.
+    pub streams: Arc<[StreamID]>,
+    /// The group's tracker.
+    pub tracker: SharedTracker,
+    /// Where changes go.
+    pub intake: I,
+    /// What to read.
+    pub read: Read,
+    /// What was read so far; to begin with, nothing.
+    pub outcome: Outcome,
+    /// The stream that was cut at a batch which is not complete; to begin with, none.
+    pub cut_stream: Option<u16>,
 }
 
 /// Whether a read goes on.
 type Flow = Option<Ended>;
 
-impl<I: Intake> Pass<I> {
+impl<I: Intake, R: Log> Pass<I, R> {
     /// Makes the read.
-    pub(super) async fn run(&mut self) -> Result<Ended, Error> {
+    pub async fn run(&mut self) -> Result<Ended, Error> {
         let range = Range {
             after: self.read.after,
             upto: self.read.upto,
