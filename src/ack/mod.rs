@@ -4,9 +4,10 @@
 //! delivery report) settles it; dropping it without settling leaves the row unsettled, which
 //! only holds W back. [`Tracker`] is what a source keeps of the rows it has handed on.
 
+pub mod summary;
 mod tracker;
 
-pub use tracker::{Registration, Tracker};
+pub use tracker::{Mark, Registration, Tracker};
 
 use std::sync::Arc;
 

@@ -5,14 +5,16 @@
 //! 1. A row is registered once: a second sight of it is [`Registration::Known`].
 //! 2. [`Tracker::floor`] never reaches the time of an unsettled row.
 //! 3. What was forgotten (at or before W) is settled, and stays known.
+//! 4. A settled row takes 16 bytes, whatever it was: its time and its hash.
 //!
 //! It has no clock and does no I/O, and does not know which reads were made: what may still
-//! *appear* is the follower's business.
+//! *appear* is the follower's business. Rows that appear at or before W all the same are
+//! `source::stragglers`' business.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 
+use super::summary::hash;
 use crate::event::{Position, RowKey};
-use crate::source::bounds::first_timeuuid;
 
 /// A row, ordered by time before stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,11 +41,28 @@ impl From<Slot> for RowKey {
     }
 }
 
+/// A settled row: its time in microseconds since the Unix epoch, and its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mark {
+    /// Microseconds since the Unix epoch.
+    pub micros: i64,
+    /// See [`hash`].
+    pub hash: u64,
+}
+
+impl From<RowKey> for Mark {
+    fn from(row: RowKey) -> Self {
+        Self {
+            micros: row.position.micros(),
+            hash: hash(row),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Pending,
     Held,
-    Settled,
 }
 
 /// What registering a row found.
@@ -59,8 +78,9 @@ pub enum Registration {
 #[derive(Debug, Clone)]
 pub struct Tracker {
     forgotten_to: i64,
-    rows: BTreeMap<Slot, State>,
-    unsettled: BTreeSet<Slot>,
+    unsettled: BTreeMap<Slot, State>,
+    /// In order.
+    settled: VecDeque<Mark>,
     held: usize,
     revision: u64,
 }
@@ -70,8 +90,8 @@ impl Tracker {
     pub fn new(watermark: i64) -> Self {
         Self {
             forgotten_to: watermark,
-            rows: BTreeMap::new(),
-            unsettled: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
+            settled: VecDeque::new(),
             held: 0,
             revision: 0,
         }
@@ -79,49 +99,67 @@ impl Tracker {
 
     /// Whether the row was registered before or lies at or before W.
     pub fn knows(&self, row: RowKey) -> bool {
-        row.position.micros() <= self.forgotten_to || self.rows.contains_key(&row.into())
+        row.position.micros() <= self.forgotten_to
+            || self.unsettled.contains_key(&row.into())
+            || self.settled.binary_search(&row.into()).is_ok()
     }
 
     /// Registers a row that is about to be handed on.
     pub fn register(&mut self, row: RowKey) -> Registration {
-        self.insert(row, State::Pending)
+        if self.knows(row) {
+            return Registration::Known;
+        }
+        self.unsettled.insert(row.into(), State::Pending);
+        Registration::New
     }
 
     /// Registers a row that needs nothing more: merged into another, skipped, or published by an
     /// earlier run.
     pub fn register_settled(&mut self, row: RowKey) -> Registration {
-        self.insert(row, State::Settled)
-    }
-
-    fn insert(&mut self, row: RowKey, state: State) -> Registration {
         if self.knows(row) {
             return Registration::Known;
         }
-        self.rows.insert(row.into(), state);
-        if state == State::Settled {
-            self.revision += 1;
-        } else {
-            self.unsettled.insert(row.into());
-        }
+        self.add_settled(row.into());
         Registration::New
+    }
+
+    /// Registers rows that an earlier run has published. Those at or before W are left out.
+    pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>) {
+        let above = |mark: &Mark| mark.micros > self.forgotten_to;
+        let restored: Vec<Mark> = marks.into_iter().filter(above).collect();
+        self.settled.extend(restored);
+        let settled = self.settled.make_contiguous();
+        settled.sort_unstable();
+        let mut settled = settled.to_vec();
+        settled.dedup();
+        self.settled = settled.into();
+        self.revision += 1;
+    }
+
+    fn add_settled(&mut self, mark: Mark) {
+        if self.settled.back().is_none_or(|last| *last < mark) {
+            self.settled.push_back(mark);
+        } else if let Err(at) = self.settled.binary_search(&mark) {
+            self.settled.insert(at, mark);
+        }
+        self.revision += 1;
     }
 
     /// Settles a registered row. False if it is unknown or was settled before.
     pub fn settle(&mut self, row: RowKey) -> bool {
-        let slot = Slot::from(row);
-        if !self.unsettled.remove(&slot) {
+        let Some(state) = self.unsettled.remove(&Slot::from(row)) else {
             return false;
-        }
-        if self.rows.insert(slot, State::Settled) == Some(State::Held) {
+        };
+        if state == State::Held {
             self.held -= 1;
         }
-        self.revision += 1;
+        self.add_settled(row.into());
         true
     }
 
     /// Marks a pending row as one that cannot be published for now. It stays unsettled.
     pub fn hold(&mut self, row: RowKey) {
-        if let Some(state) = self.rows.get_mut(&row.into())
+        if let Some(state) = self.unsettled.get_mut(&row.into())
             && *state == State::Pending
         {
             *state = State::Held;
@@ -133,51 +171,50 @@ impl Tracker {
     /// every registered row is settled. Microseconds since the Unix epoch.
     pub fn floor(&self) -> i64 {
         self.unsettled
-            .first()
-            .map_or(i64::MAX, |slot| slot.position.micros() - 1)
+            .first_key_value()
+            .map_or(i64::MAX, |(slot, _)| slot.position.micros() - 1)
     }
 
-    /// Drops what lies at or before `watermark`; the caller has checked that it is below
-    /// [`Tracker::floor`]. An earlier watermark than before changes nothing.
-    pub fn forget(&mut self, watermark: i64) {
-        if watermark <= self.forgotten_to {
-            return;
-        }
+    /// Drops what lies at or before `watermark`, and gives it back, oldest first; the caller has
+    /// checked that it is below [`Tracker::floor`]. An earlier watermark than before changes nothing.
+    pub fn forget(&mut self, watermark: i64) -> impl Iterator<Item = Mark> + '_ {
         debug_assert!(
-            watermark <= self.floor(),
+            watermark <= self.floor() || watermark <= self.forgotten_to,
             "an unsettled row is never forgotten"
         );
-        self.forgotten_to = watermark;
-        let oldest = self.rows.first_key_value();
-        if oldest.is_some_and(|(slot, _)| slot.position.micros() <= watermark) {
-            let above = Slot {
-                position: Position {
-                    time: first_timeuuid(watermark.saturating_add(1)),
-                    seq: i32::MIN,
-                },
-                stream: 0,
-            };
-            self.rows = self.rows.split_off(&above);
+        self.forgotten_to = self.forgotten_to.max(watermark);
+        let end = self
+            .settled
+            .partition_point(|mark| mark.micros <= watermark);
+        if end > 0 {
             self.revision += 1;
         }
+        self.settled.drain(..end)
     }
 
     /// The settled rows above W, oldest first.
-    pub fn settled(&self) -> impl Iterator<Item = RowKey> + '_ {
-        self.rows
-            .iter()
-            .filter(|(_, state)| **state == State::Settled)
-            .map(|(slot, _)| (*slot).into())
+    pub fn settled(&self) -> impl DoubleEndedIterator<Item = Mark> + '_ {
+        self.settled.iter().copied()
+    }
+
+    /// The rows that are not settled, oldest first.
+    pub fn unsettled(&self) -> impl Iterator<Item = RowKey> + '_ {
+        self.unsettled.keys().map(|slot| (*slot).into())
+    }
+
+    /// Everything at or before this was forgotten: microseconds since the Unix epoch.
+    pub fn forgotten_to(&self) -> i64 {
+        self.forgotten_to
     }
 
     /// Rows in the registry.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.settled.len() + self.unsettled.len()
     }
 
     /// Whether the registry is empty.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len() == 0
     }
 
     /// Rows that were handed on and are not settled, held ones left out.
@@ -192,7 +229,7 @@ impl Tracker {
 
     /// Settled rows above W.
     pub fn settled_count(&self) -> usize {
-        self.rows.len() - self.unsettled.len()
+        self.settled.len()
     }
 
     /// Changes whenever the set of settled rows above W changes.
@@ -234,7 +271,7 @@ mod tests {
         assert_eq!(tracker.floor(), 9);
         assert!(tracker.settle(row(10, 1, 0, 0)));
         assert_eq!(tracker.floor(), 29);
-        tracker.forget(29);
+        assert_eq!(tracker.forget(29).count(), 2);
         assert_eq!(tracker.len(), 1);
         assert_eq!(tracker.register(row(20, 1, 0, 0)), Registration::Known);
     }
@@ -251,7 +288,7 @@ mod tests {
         tracker.settle(rows[2]);
         assert_eq!(tracker.floor(), 4);
         tracker.settle(rows[1]);
-        tracker.forget(5);
+        assert_eq!(tracker.forget(5).count(), 3);
         assert!(tracker.is_empty());
     }
 
@@ -314,8 +351,12 @@ mod tests {
                     }
                     Step::Forget(to) => {
                         let to = to.min(tracker.floor());
-                        tracker.forget(to);
+                        let forgotten: Vec<Mark> = tracker.forget(to).collect();
                         watermark = watermark.max(to);
+                        let below = model.keys().filter(|row| row.position.micros() <= watermark);
+                        let mut below: Vec<Mark> = below.map(|row| (*row).into()).collect();
+                        below.sort_unstable();
+                        prop_assert_eq!(forgotten, below);
                         model.retain(|row, _| row.position.micros() > watermark);
                     }
                 }
@@ -323,10 +364,14 @@ mod tests {
                 prop_assert_eq!(tracker.floor(), floor.unwrap_or(i64::MAX));
                 prop_assert_eq!(tracker.len(), model.len());
                 prop_assert_eq!(tracker.pending(), model.values().filter(|s| !**s).count());
-                let mut settled: Vec<_> = tracker.settled().collect();
-                settled.sort();
-                let expected: Vec<_> = model.iter().filter(|(_, s)| **s).map(|(r, _)| *r).collect();
-                prop_assert_eq!(settled, expected);
+                let settled: Vec<Mark> = tracker.settled().collect();
+                let mut expected: Vec<Mark> =
+                    model.iter().filter(|(_, s)| **s).map(|(r, _)| (*r).into()).collect();
+                expected.sort_unstable();
+                prop_assert_eq!(&settled, &expected);
+                let mut restored = Tracker::new(watermark);
+                restored.restore(expected.iter().rev().chain(&expected).copied());
+                prop_assert_eq!(restored.settled().collect::<Vec<_>>(), expected);
             }
         }
     }

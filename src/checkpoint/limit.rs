@@ -36,7 +36,7 @@ async fn a_checkpoint_after_the_limit_is_refused_and_what_is_stored_stays() {
             group: vec![1],
         },
         watermark,
-        published: Vec::new(),
+        published: Published::nothing(0),
         closed: false,
     };
     let open = async || {

@@ -1,7 +1,7 @@
 //! How far each stream group has come, kept in ScyllaDB.
 //!
-//! Owns the tables `checkpoints` and `sources` of the relay's keyspace, and the compact form of
-//! the published rows above W ([`published`]). Invariants:
+//! Owns the tables `checkpoints`, `windows` and `sources` of the relay's keyspace, and the compact form
+//! of the published rows above W ([`published`]). Invariants:
 //!
 //! 1. The watermark of a group never moves back in the table: a save that would lower it is left
 //!    out, and the client-side timestamps of the writes strictly increase, over restarts as well.
@@ -15,10 +15,10 @@
 pub mod published;
 mod store;
 
-pub use published::FormError;
+pub use published::{FormError, OpenWindow, Published};
 pub use store::{Error, Store};
 
-use crate::event::RowKey;
+use crate::ack::summary::Summary;
 use crate::scylla::quoted;
 
 /// Partitions over which the checkpoints of one table are spread.
@@ -51,10 +51,21 @@ pub struct GroupCheckpoint {
     pub key: GroupKey,
     /// W in microseconds since the Unix epoch: every row at or before it is durable.
     pub watermark: i64,
-    /// Rows above W that are durable, by the index of their stream in the group.
-    pub published: Vec<RowKey>,
+    /// Rows above W that are durable.
+    pub published: Published,
     /// Whether the group has come to its end: its generation is over and all of it is durable.
     pub closed: bool,
+}
+
+/// What was published of a group in a stretch of the log below W.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Later than this microsecond since the Unix epoch.
+    pub begin: i64,
+    /// At or before this one.
+    pub upto: i64,
+    /// What was published.
+    pub summary: Summary,
 }
 
 /// What is known of one table.
@@ -86,6 +97,20 @@ pub fn ddl(keyspace: &str) -> Vec<(&'static str, String)> {
              published blob,\n    \
              closed boolean,\n    \
              PRIMARY KEY ((relay, source, bucket), generation, stream_group)\n)"
+            ),
+        ),
+        (
+            "windows",
+            format!(
+                "CREATE TABLE IF NOT EXISTS {keyspace}.windows (\n    \
+             relay text,\n    \
+             source text,\n    \
+             generation timestamp,\n    \
+             stream_group blob,\n    \
+             begins bigint,\n    \
+             ends bigint,\n    \
+             published blob,\n    \
+             PRIMARY KEY ((relay, source, generation, stream_group), begins)\n)"
             ),
         ),
         (

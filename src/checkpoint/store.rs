@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::published::{self, FormError};
-use super::{BATCH_BYTES, BATCH_ROWS, BUCKETS, GroupCheckpoint, GroupKey, Loaded};
+use super::{BATCH_BYTES, BATCH_ROWS, BUCKETS, GroupCheckpoint, GroupKey, Loaded, Window};
 use crate::config::TableName;
 use crate::scylla::{ReadError, quoted};
 
@@ -75,6 +75,8 @@ pub struct Store {
     relay: String,
     load: PreparedStatement,
     save: PreparedStatement,
+    load_windows: PreparedStatement,
+    save_window: PreparedStatement,
     load_start: PreparedStatement,
     save_start: PreparedStatement,
     clock: AtomicI64,
@@ -82,6 +84,9 @@ pub struct Store {
     /// Nothing is saved later.
     until: Option<watch::Receiver<Instant>>,
 }
+
+/// Begin, end and summary of a window.
+type WindowRow = (i64, Option<i64>, Option<Vec<u8>>);
 
 /// Where and when the first start was.
 type StartRow = (Option<i64>, Option<i64>);
@@ -119,6 +124,15 @@ impl Store {
              (relay, source, bucket, generation, stream_group, watermark, published, closed) \
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         ));
+        let load_windows = prepare(format!(
+            "SELECT begins, ends, published FROM {tables}.windows \
+             WHERE relay = ? AND source = ? AND generation = ? AND stream_group = ?"
+        ));
+        let save_window = prepare(format!(
+            "INSERT INTO {tables}.windows \
+             (relay, source, generation, stream_group, begins, ends, published) \
+             VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ?"
+        ));
         let load_start = prepare(format!(
             "SELECT start, writetime(start) FROM {tables}.sources WHERE relay = ? AND source = ?"
         ));
@@ -128,6 +142,8 @@ impl Store {
         Ok(Self {
             load: load.await?,
             save: save.await?,
+            load_windows: load_windows.await?,
+            save_window: save_window.await?,
             load_start: load_start.await?,
             save_start: save_start.await?,
             relay: relay.to_owned(),
@@ -162,13 +178,12 @@ impl Store {
         for bucket in 0..BUCKETS {
             for row in self.bucket(&source, bucket).await.map_err(read)? {
                 let (generation, group, watermark, rows, closed, written) = row;
-                let published =
-                    published::decode(rows.as_deref().unwrap_or_default()).map_err(|source| {
-                        Error::Form {
-                            table: table.clone(),
-                            source,
-                        }
-                    })?;
+                let rows = rows.as_deref().unwrap_or_default();
+                let published = published::decode(rows, watermark);
+                let published = published.map_err(|source| Error::Form {
+                    table: table.clone(),
+                    source,
+                })?;
                 self.clock
                     .fetch_max(written.unwrap_or(0), Ordering::Relaxed);
                 let key = GroupKey {
@@ -226,6 +241,73 @@ impl Store {
         })
     }
 
+    /// The windows of a group, oldest first. There are none where nothing was published.
+    pub async fn windows(&self, table: &TableName, key: &GroupKey) -> Result<Vec<Window>, Error> {
+        let read = |source: ReadError| Error::Read {
+            table: table.clone(),
+            source: Box::new(source),
+        };
+        let rows = self.window_rows(table, key).await.map_err(read)?;
+        let window = |(begin, upto, summary): WindowRow| {
+            let summary = published::decode_summary(&summary.unwrap_or_default());
+            let summary = summary.map_err(|source| Error::Form {
+                table: table.clone(),
+                source,
+            })?;
+            Ok(Window {
+                begin,
+                upto: upto.unwrap_or(begin),
+                summary,
+            })
+        };
+        rows.into_iter().map(window).collect()
+    }
+
+    async fn window_rows(
+        &self,
+        table: &TableName,
+        key: &GroupKey,
+    ) -> Result<Vec<WindowRow>, ReadError> {
+        let values = (
+            &self.relay,
+            table.to_string(),
+            CqlTimestamp(key.generation),
+            &key.group,
+        );
+        let statement = self.load_windows.clone();
+        let rows = self.session.execute_iter(statement, values).await?;
+        Ok(rows.rows_stream::<WindowRow>()?.try_collect().await?)
+    }
+
+    /// Saves what was published in a window; it is kept for `ttl` seconds, or for ever if that is 0.
+    /// What was saved of a window that begins at the same time is replaced.
+    pub async fn save_window(
+        &self,
+        table: &TableName,
+        key: &GroupKey,
+        window: &Window,
+        ttl: i32,
+    ) -> Result<(), Error> {
+        self.check_owner()?;
+        let mut statement = self.save_window.clone();
+        statement.set_timestamp(Some(self.next_timestamp()));
+        let values = (
+            &self.relay,
+            table.to_string(),
+            CqlTimestamp(key.generation),
+            &key.group,
+            window.begin,
+            window.upto,
+            published::encode_summary(&window.summary),
+            ttl,
+        );
+        let saved = self.session.execute_unpaged(&statement, values).await;
+        saved.map(drop).map_err(|source| Error::Write {
+            table: table.clone(),
+            source: Box::new(source),
+        })
+    }
+
     /// Saves checkpoints of groups of one table, many in a batch. One that would lower the
     /// watermark of its group is left out.
     ///
@@ -243,7 +325,7 @@ impl Store {
                 (
                     group.key.bucket(),
                     group,
-                    published::encode(&group.published),
+                    published::encode(&group.published, group.watermark),
                 )
             })
             .collect();
@@ -343,6 +425,7 @@ fn batches<'r, 'g>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Published;
 
     #[test]
     fn batches_are_bounded_in_rows_and_bytes() {
@@ -352,7 +435,7 @@ mod tests {
                 group: vec![1],
             },
             watermark: 0,
-            published: Vec::new(),
+            published: Published::nothing(0),
             closed: false,
         };
         let sizes = |bytes: &[usize]| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::OutputFormat;
@@ -23,6 +23,7 @@ use crate::runtime::signals::StopSignals;
 use crate::scylla as cluster;
 use crate::source::clock::Clock;
 use crate::source::intake::{Intake, OpenIntake};
+use crate::source::pace::Pace;
 use crate::source::reader::LogReader;
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
@@ -72,9 +73,10 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
         outbox,
         checkpoints: None,
         metrics: Arc::new(Metrics::default()),
-        reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
+        pace: Arc::new(Pace::new(&config.follow)),
         clock: Arc::new(Clock::default()),
         progress: Arc::default(),
+        wake_ups: None,
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

@@ -16,7 +16,7 @@ use super::reference::{Field, Show, Shown};
 use super::resolved::{Start, TopicTemplate};
 use super::values::{
     Bytes, Consistency, Entry, Format, LogForm, OnExhausted, OnPermanent, Password, Preset,
-    Properties, Rotation, Span, StartAt, Table, UnreadyWhen,
+    Properties, Rotation, Span, StartAt, Table, UnreadyWhen, WakeUpAt,
 };
 
 /// Declares a section. A key that is unset by default shows an example in the reference.
@@ -225,11 +225,19 @@ section! {
         /// Longest pause between two reads of streams that have long had none. An event after a
         /// long silence waits at most this long.
         idle_poll: Span = Span::secs(1);
-        /// How long the relay waits for rows that appear behind newer ones (slow writers, clock
-        /// differences): what appears later than this may be missed. A checkpoint trails by it.
-        late_window: Span = Span::secs(10);
-        /// Pause between two reads of the whole late window, which find such rows.
-        rescan: Span = Span::secs(1);
+        /// How long the relay looks again at what it has read, all of it every quarter of that time
+        /// and the nearer part more often, for rows that appear behind newer ones (slow writers, clock
+        /// differences, replayed batchlogs). A checkpoint trails by it. What appears later is left to
+        /// the sweep.
+        late_window: Span = Span::secs(180);
+        /// How far before a new row a read of ids looks for rows that are not known, before the new one
+        /// is published: how long a write may take until it is acknowledged. The order of a key holds
+        /// for writes that are not slower. At least ScyllaDB's write_request_timeout_in_ms, 2 s.
+        confirm: Span = Span::secs(5);
+        /// Whether stretches of the log that are older than the late window are compared, ever more
+        /// rarely and up to nine tenths of the log's TTL, with what was published of them: finds rows
+        /// that appear later than the late window.
+        sweep: bool = true;
         /// Where a relay without checkpoints starts: earliest (everything the log still has),
         /// latest (what is written from now on) or a time such as 2026-01-31T12:00:00Z.
         start: StartAt = StartAt(Start::Earliest);
@@ -237,12 +245,20 @@ section! {
         page_rows: u64 = 1000;
         /// Reads under way at once, all tables together; bounds the load on ScyllaDB.
         concurrent_reads: u64 = 64;
-        /// Rows of the late window remembered per table, some 100 bytes each. At the limit the
+        /// Reads per second, all tables together. Polls wait for their turn; reads that publish what a
+        /// poll has found do not. When ScyllaDB is overloaded, fewer are made.
+        reads_per_second: u64 = 2000;
+        /// Rows of the late window remembered per table, 16 bytes each. At the limit the
         /// table is read less: take more than the rows written in a late window.
-        tracked_positions: u64 = 1_000_000;
+        tracked_positions: u64 = 5_000_000;
         /// Pause between two looks for new stream generations (after a topology change). ScyllaDB
         /// announces one before it starts, so that this may be slow.
         generation_poll: Span = Span::secs(5);
+        /// Where writers on this host may tell what they have just written, so that it is read at once
+        /// and not at the next poll: udp://127.0.0.1:9465 (loopback only, hints are not
+        /// authenticated) or unix:///run/outbox-relay/wake.sock (mode 0660). Writers are given the
+        /// same address. Empty: nowhere. Nothing rests on a hint: without it polling finds the event.
+        wake_up: WakeUpAt = WakeUpAt(None);
         /// Whether an event that is in the log twice within the late window (a repeated statement, a
         /// completed lightweight transaction) is published once: same topic, key, payload and headers.
         deduplicate: bool = true;

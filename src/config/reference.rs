@@ -53,6 +53,7 @@ shown_as_text!(
     super::values::StartAt,
     super::values::Table,
     super::values::UnreadyWhen,
+    super::values::WakeUpAt,
     super::resolved::TopicTemplate,
     String
 );

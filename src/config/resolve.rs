@@ -376,22 +376,16 @@ fn follow(raw: &raw::Follow, path: &Path, reader: &mut Reader<'_>) -> Follow {
     let poll = time("poll", raw.poll, MILLI..=MINUTE);
     let idle_poll = time("idle_poll", raw.idle_poll, MILLI..=HOUR);
     let late_window = time("late_window", raw.late_window, 100 * MILLI..=DAY);
-    let rescan = time("rescan", raw.rescan, 10 * MILLI..=HOUR);
+    let confirm = time("confirm", raw.confirm, 10 * MILLI..=HOUR);
     let generation_poll = time("generation_poll", raw.generation_poll, 100 * MILLI..=HOUR);
     if idle_poll < poll {
         let message = format!("it must not be shorter than follow.poll ({})", raw.poll);
         reader.problem(&path.key("idle_poll"), message);
     }
-    if rescan > late_window && !reader.has_problem(&path.key("rescan")) {
-        let message = format!(
-            "{} is longer than follow.late_window ({}): late rows would be missed",
-            raw.rescan, raw.late_window
-        );
-        reader.problem(&path.key("rescan"), message);
-    }
     let mut number = |key, value, range| count(value, range, &path.key(key), reader);
     let page_rows = number("page_rows", raw.page_rows, 1..=100_000);
     let concurrent_reads = number("concurrent_reads", raw.concurrent_reads, 1..=65_536);
+    let reads_per_second = number("reads_per_second", raw.reads_per_second, 1..=1_000_000);
     let tracked_positions = number(
         "tracked_positions",
         raw.tracked_positions,
@@ -401,12 +395,15 @@ fn follow(raw: &raw::Follow, path: &Path, reader: &mut Reader<'_>) -> Follow {
         poll,
         idle_poll,
         late_window,
-        rescan,
+        confirm,
+        sweep: raw.sweep,
         start: raw.start.0,
         page_rows: NonZeroU32::try_from(page_rows).unwrap_or(NonZeroU32::MAX),
         concurrent_reads,
+        reads_per_second: NonZeroU32::try_from(reads_per_second).unwrap_or(NonZeroU32::MAX),
         tracked_positions,
         generation_poll,
+        wake_up: raw.wake_up.0.clone(),
         deduplicate: raw.deduplicate,
         accept_expired: raw.accept_expired,
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -299,24 +300,48 @@ pub struct Follow {
     pub poll: Duration,
     /// Longest pause between two reads of a group that has long had none.
     pub idle_poll: Duration,
-    /// How far W trails: what appears later than this behind the newest time may be missed.
+    /// How far W trails: what appears later than this is left to the sweep.
     pub late_window: Duration,
-    /// Pause between two reads of everything above W.
-    pub rescan: Duration,
+    /// How far before a new row unknown ones are looked for before it is published.
+    pub confirm: Duration,
+    /// Whether older stretches are compared with what was published of them.
+    pub sweep: bool,
     /// Where a relay without checkpoints starts.
     pub start: Start,
     /// Rows of one page.
     pub page_rows: NonZeroU32,
     /// Reads under way at once, all tables together.
     pub concurrent_reads: NonZeroUsize,
+    /// Reads per second, all tables together.
+    pub reads_per_second: NonZeroU32,
     /// Positions above W kept in memory, per table. At the limit the table is read less.
     pub tracked_positions: NonZeroUsize,
     /// Pause between two looks for new generations.
     pub generation_poll: Duration,
+    /// Where hints of writers are taken, if anywhere.
+    pub wake_up: Option<WakeUpAddress>,
     /// Whether an event that is in the log twice is published once.
     pub deduplicate: bool,
     /// Whether to start although rows may have expired before they were read.
     pub accept_expired: bool,
+}
+
+/// Where hints of writers are taken: on this host only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WakeUpAddress {
+    /// By UDP, at an address of the loopback interface.
+    Udp(SocketAddr),
+    /// By a Unix datagram socket at this absolute path.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for WakeUpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(address) => write!(f, "udp://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
 }
 
 /// What happens to an attempt that fails: the same event is tried again, in order.

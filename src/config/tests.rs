@@ -59,7 +59,7 @@ fn defaults_run() {
     let config = files(&[MINIMAL]).config();
     assert_eq!(config.scylla.nodes, ["127.0.0.1:9042"]);
     assert_eq!(config.kafka.brokers, ["127.0.0.1:9092"]);
-    assert_eq!(config.follow.late_window, Duration::from_secs(10));
+    assert_eq!(config.follow.late_window, Duration::from_mins(3));
     assert_eq!(config.limits.in_flight_bytes.get(), 64 << 20);
     assert_eq!(config.supervision.unready_when, UnreadyWhen::AllFailed);
     assert_eq!(config.outboxes[0].columns.key, "aggregate_id");
@@ -72,7 +72,7 @@ fn defaults_run() {
 #[test]
 fn layers_override_key_by_key() {
     let first = "kafka: { brokers: [a:1, b:2], properties: { compression.type: lz4 } }\n\
-                 follow: { poll: 1ms, rescan: 2s }\noutboxes: [{ table: shop.outbox }]\n";
+                 follow: { poll: 1ms, confirm: 2s }\noutboxes: [{ table: shop.outbox }]\n";
     let second = "follow: { poll: 2ms }\nkafka: { properties: { linger.ms: 3 } }\n";
     let config = files(&[first, second])
         .env("KAFKA__BROKERS", "c:3, d:4")
@@ -88,7 +88,7 @@ fn layers_override_key_by_key() {
     assert_eq!(property("linger.ms"), "4");
     assert_eq!(property("batch.size"), "1000");
     assert_eq!(config.follow.poll, Duration::from_millis(2));
-    assert_eq!(config.follow.rescan, Duration::from_secs(2));
+    assert_eq!(config.follow.confirm, Duration::from_secs(2));
     assert_eq!(config.follow.idle_poll, Duration::from_secs(5));
     assert_eq!(config.limits.in_flight_events.get(), 7);
     assert_eq!(config.relay.name, "007");
@@ -110,7 +110,8 @@ fn outboxes_come_from_the_environment_as_json() {
 fn every_problem_is_reported_with_its_origin() {
     let first = "kafka:\n  broker: [a:1]\n  brokers: [nowhere, a:1]\n  properties:\n    acks: 1\n    \
                  max.in.flight: 6\n    compression.type: gzap\n    no.such: 1\n\
-                 follow:\n  poll: 10\n  late_window: 3 parsecs\nscylla: []\n\
+                 follow:\n  poll: 10\n  late_window: 3 parsecs\n  \
+                 wake_up: udp://0.0.0.0:1\nscylla: []\n\
                  outboxes:\n  - table: shop\n    topic: 'a/{b}'\n  - topics: x\n    columns: { id: null }\n";
     let second = "folow: { poll: 1ms }\nlimits: { in_flight_events: many }\n";
     let found = files(&[first, second])
@@ -136,11 +137,16 @@ fn every_problem_is_reported_with_its_origin() {
             "follow.late_window",
             "`3 parsecs` is not a duration",
         ),
-        ("0.yaml:14", "outboxes[0].table", "keyspace.table"),
-        ("0.yaml:15", "outboxes[0].topic", "'/'"),
-        ("0.yaml:16", "outboxes[1].table", "this key is needed"),
-        ("0.yaml:16", "outboxes[1].topics", "did you mean `topic`?"),
-        ("0.yaml:17", "outboxes[1].columns.id", "cannot be left out"),
+        (
+            "0.yaml:12",
+            "follow.wake_up",
+            "`udp://0.0.0.0:1` is open to other hosts",
+        ),
+        ("0.yaml:15", "outboxes[0].table", "keyspace.table"),
+        ("0.yaml:16", "outboxes[0].topic", "'/'"),
+        ("0.yaml:17", "outboxes[1].table", "this key is needed"),
+        ("0.yaml:17", "outboxes[1].topics", "did you mean `topic`?"),
+        ("0.yaml:18", "outboxes[1].columns.id", "cannot be left out"),
         ("1.yaml:1", "folow", "did you mean `follow`?"),
         (
             "1.yaml:2",
@@ -238,7 +244,7 @@ fn nothing_at_all_lacks_an_outbox() {
 #[test]
 fn relations_between_keys_are_checked() {
     let text = "outboxes: [{ table: a.b }, { table: a.b }]\nscylla: { username: u }\n\
-                follow: { poll: 2s, rescan: 11s }\nretry: { max_backoff: 1ms }\n\
+                follow: { poll: 2s }\nretry: { max_backoff: 1ms }\n\
                 log: { file: { keep: 3 }, level: 'a=b=c' }\n\
                 supervision: { max_backoff: 1ms, window: 5ms }\n";
     let problems = files(&[text]).problems().join("\n");
@@ -246,7 +252,6 @@ fn relations_between_keys_are_checked() {
         "outboxes[1].table: a.b is listed twice",
         "scylla.username: a user needs a password",
         "follow.idle_poll: it must not be shorter than follow.poll (2s)",
-        "follow.rescan: 11s is longer than follow.late_window (10s)",
         "retry.max_backoff: it must not be shorter",
         "log.level: `a=b=c` is not a filter",
         "supervision.max_backoff: it must not be shorter than supervision.initial_backoff (1s)",
@@ -254,6 +259,20 @@ fn relations_between_keys_are_checked() {
     ] {
         assert!(problems.contains(part), "{part}\nis not in\n{problems}");
     }
+}
+
+#[test]
+fn hints_are_off_unless_a_place_is_named() {
+    let place = |value: &str| {
+        let text = format!("{MINIMAL}follow: {{ wake_up: {value} }}\n");
+        files(&[&text]).config().follow.wake_up
+    };
+    assert_eq!(files(&[MINIMAL]).config().follow.wake_up, None);
+    assert_eq!(place("\"\""), None);
+    let here = WakeUpAddress::Udp(([127, 0, 0, 1], 9465).into());
+    assert_eq!(place("\"udp://127.0.0.1:9465\""), Some(here));
+    let file = WakeUpAddress::Unix(PathBuf::from("/run/wake.sock"));
+    assert_eq!(place("unix:///run/wake.sock"), Some(file));
 }
 
 #[test]

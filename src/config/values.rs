@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -11,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::read::{Node, Read, Reader, Scalar, is_null};
-use super::resolved::{Secret, Start, TableName, TopicTemplate};
+use super::resolved::{Secret, Start, TableName, TopicTemplate, WakeUpAddress};
 
 /// What stands in the place of a secret.
 pub(super) const REDACTED: &str = "[redacted]";
@@ -313,6 +315,63 @@ written_as_text!(StartAt, "Start", {
     ],
 });
 
+/// Where hints of writers are taken; empty is nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WakeUpAt(pub(super) Option<WakeUpAddress>);
+
+/// The longest path of a socket: the system's structure has 108 bytes, the last one zero.
+const SOCKET_PATH_BYTES: usize = 107;
+
+impl fmt::Display for WakeUpAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |address| address.fmt(f))
+    }
+}
+
+impl Scalar for WakeUpAt {
+    const TEXT: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        if let Some(path) = text.strip_prefix("unix://") {
+            return match path {
+                _ if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') => {
+                    Err("names no socket: write an absolute path, such as \
+                     unix:///run/outbox-relay/wake.sock"
+                        .to_owned())
+                }
+                _ if path.len() > SOCKET_PATH_BYTES => Err(format!(
+                    "is too long: the path of a socket may have {SOCKET_PATH_BYTES} bytes"
+                )),
+                _ => Ok(Self(Some(WakeUpAddress::Unix(PathBuf::from(path))))),
+            };
+        }
+        let address = text.strip_prefix("udp://").map(str::parse::<SocketAddr>);
+        match address {
+            Some(Ok(address)) if address.ip().is_loopback() && address.port() != 0 => {
+                Ok(Self(Some(WakeUpAddress::Udp(address))))
+            }
+            Some(Ok(address)) if !address.ip().is_loopback() => Err(
+                "is open to other hosts, and hints are not authenticated: write an address of the \
+                 loopback interface, such as udp://127.0.0.1:9465, or unix:// and a path"
+                    .to_owned(),
+            ),
+            _ => Err(
+                "is no place for hints: write udp://127.0.0.1:9465 (an address and a port of the \
+                 loopback interface), unix:///run/outbox-relay/wake.sock, or nothing"
+                    .to_owned(),
+            ),
+        }
+    }
+}
+
+written_as_text!(WakeUpAt, "WakeUp", {
+    "type": "string",
+    "pattern": r"^(udp://.+:[0-9]+|unix:///.+)?$",
+});
+
 /// A value that is one of a few words.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {
@@ -522,6 +581,39 @@ mod tests {
         let start = StartAt(parse_start(time).unwrap());
         assert_eq!(start.to_string(), time);
         assert!(parse_start("yesterday").is_err());
+    }
+
+    #[test]
+    fn hints_are_taken_on_this_host_only() {
+        for text in [
+            "",
+            "udp://127.0.0.1:9465",
+            "udp://[::1]:9465",
+            "unix:///run/outbox-relay/wake.sock",
+        ] {
+            let at = WakeUpAt::parse(text).unwrap();
+            assert_eq!(at.to_string(), text);
+        }
+        for text in ["udp://0.0.0.0:9465", "udp://10.0.0.1:1", "udp://[::]:9465"] {
+            let problem = WakeUpAt::parse(text).unwrap_err();
+            assert!(problem.contains("not authenticated"), "{text}: {problem}");
+        }
+        let long = format!("unix:///{}", "x".repeat(SOCKET_PATH_BYTES));
+        for text in [
+            " ",
+            "off",
+            "127.0.0.1:9465",
+            "udp://localhost:9465",
+            "udp://127.0.0.1",
+            "udp://127.0.0.1:0",
+            "tcp://127.0.0.1:9465",
+            "unix://",
+            "unix:///",
+            "unix://wake.sock",
+            &long,
+        ] {
+            assert!(WakeUpAt::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::statement::{Consistency, Statement};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::health::{Board, Monitor, Part, Progress, Watched};
@@ -26,6 +26,8 @@ use crate::scylla as cluster;
 use crate::sink::{KafkaSink, OpenError};
 use crate::source::clock::Clock;
 use crate::source::intake::Publish;
+use crate::source::pace::Pace;
+use crate::source::wake_up::{self, WakeUps};
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
 
@@ -217,8 +219,9 @@ impl Relay {
         };
         relay.start_replays(task);
         let sources = Sources {
-            reads: Arc::new(Semaphore::new(config.follow.concurrent_reads.get())),
+            pace: Arc::new(Pace::new(&config.follow)),
             clock: Arc::new(Clock::default()),
+            wake_ups: relay.start_wake_up(config, &hooks.metrics),
             metrics: Arc::clone(&hooks.metrics),
             config: Arc::clone(config),
             session: Arc::clone(&session),
@@ -259,6 +262,22 @@ impl Relay {
             let (ownership, until) = (Arc::clone(&ownership), Arc::clone(&until));
             async move { owner::hold(&ownership, &until).await }
         });
+    }
+
+    /// Without a place for hints there are none, and no task.
+    fn start_wake_up(&mut self, config: &Config, metrics: &Arc<Metrics>) -> Option<WakeUps> {
+        let address = Arc::new(config.follow.wake_up.clone()?);
+        let wake_ups = WakeUps::new(Arc::clone(metrics));
+        let passed = wake_ups.clone();
+        self.supervisor.start(Kind::WakeUp, move |_| {
+            let (address, wake_ups) = (Arc::clone(&address), passed.clone());
+            async move {
+                wake_up::listen(&address, &wake_ups)
+                    .await
+                    .map(|never| match never {})
+            }
+        });
+        Some(wake_ups)
     }
 
     fn start_replays(&mut self, replays: Replays) {
@@ -408,8 +427,9 @@ struct Sources {
     store: Arc<checkpoint::Store>,
     handle: Handle,
     metrics: Arc<Metrics>,
-    reads: Arc<Semaphore>,
+    pace: Arc<Pace>,
     clock: Arc<Clock>,
+    wake_ups: Option<WakeUps>,
 }
 
 impl Sources {
@@ -434,9 +454,10 @@ impl Sources {
             intake,
             checkpoints: Some(Arc::clone(&self.store)),
             metrics: Arc::clone(&self.metrics),
-            reads: Arc::clone(&self.reads),
+            pace: Arc::clone(&self.pace),
             clock: Arc::clone(&self.clock),
             progress: Arc::clone(progress),
+            wake_ups: self.wake_ups.clone(),
         })
     }
 }

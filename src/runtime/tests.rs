@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use outbox_writer::DdlOptions;
 use scylla_emulator::Emulator;
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::health::Part;
@@ -22,6 +22,7 @@ use crate::pipeline::{Closed, Taken};
 use crate::schema::own_tables;
 use crate::scylla as cluster;
 use crate::source::intake::{Intake, OpenIntake};
+use crate::source::pace::Pace;
 use crate::source::reader::LogReader;
 use crate::source::{SourceContext, TableSource};
 use crate::telemetry::metrics::Metrics;
@@ -156,9 +157,10 @@ async fn when_the_pipeline_is_gone_a_source_still_saves_what_is_settled() {
         intake: intake.clone(),
         checkpoints: Some(Arc::clone(&store)),
         metrics: Arc::new(Metrics::default()),
-        reads: Arc::new(Semaphore::new(8)),
+        pace: Arc::new(Pace::new(&config.follow)),
         clock: Arc::default(),
         progress: Arc::default(),
+        wake_ups: None,
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);
@@ -170,6 +172,6 @@ async fn when_the_pipeline_is_gone_a_source_still_saves_what_is_settled() {
     let (ended, ()) = soon(async { tokio::join!(source.run(phases), ends) }).await;
     ended.expect("it ends well");
     let loaded = store.load(&outbox.table).await.expect("what was saved");
-    let published = loaded.groups.iter().map(|group| group.published.len());
-    assert_eq!(published.sum::<usize>(), 1);
+    let published = loaded.groups.iter().map(|group| group.published.rows());
+    assert_eq!(published.sum::<u64>(), 1);
 }

@@ -1,17 +1,17 @@
-//! What one stream group reads next, and how far its watermark W may move.
+//! What one stream group reads next by itself, and how far its watermark W may move.
 //!
 //! A pure state machine: the time is an argument, reads are described and their results reported.
-//! Invariants:
+//! A group that has caught up is *live*: it is then read together with others, as [`super::rounds`]
+//! says. Invariants:
 //!
 //! 1. `confirmed` moves to *t* only when a read that covers everything between `confirmed` and
 //!    *t* started at *t* + `late_window` or later and has completed. It never moves back.
 //! 2. W is the lesser of `confirmed` and the floor of what was handed on, and never moves back.
-//! 3. Every read starts at or above `confirmed`, so what W has passed (and the tracker has
-//!    forgotten) is never seen again.
-//! 4. The tail moves on only over what a completed read could see when it *started*: rows that
+//! 3. The tail moves on only over what a completed read could see when it *started*: rows that
 //!    arrive in a stream whose page was already read are left to the next read.
-//! 5. When memory is full the follower reads less (bounded windows that move W, or nothing until
+//! 4. When memory is full the follower reads less (bounded windows that move W, or nothing until
 //!    something is settled); it never skips.
+//! 5. Rows that an earlier run has published are recognised before anything else is read.
 //!
 //! It does not know streams, pages or values, and keeps no rows: that is the tracker's.
 
@@ -39,16 +39,15 @@ pub struct Settings {
     pub late_window: i64,
     /// Pause between two reads of everything above `confirmed`.
     pub rescan: i64,
-    /// How far below the newest row a tail read starts.
-    pub overlap: i64,
+    /// How far before a new row a write may lie that was acknowledged before that row was written,
+    /// and was not seen yet: how long a write may take.
+    pub confirm: i64,
     /// Rows that a catch-up window should have; four times as many end the read.
     pub target_rows: usize,
 }
 
-/// How far below the newest row a tail read starts: covers small differences between the clocks
-/// of writers and between replicas. What comes later than this is found by a rescan.
-const OVERLAP: Duration = Duration::from_millis(200);
-
+/// All of the late window is read so many times before W passes.
+const RESCANS: i64 = 4;
 const LIVE_GAP: i64 = 1_000_000;
 const FIRST_WINDOW: i64 = 1_000_000;
 const LONGEST_WINDOW: i64 = 30 * 86_400 * 1_000_000;
@@ -60,12 +59,13 @@ impl Settings {
     pub fn new(follow: &config::Follow) -> Self {
         let micros =
             |duration: Duration| i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4);
+        let late_window = micros(follow.late_window);
         Self {
             poll: micros(follow.poll).max(1),
             idle_poll: micros(follow.idle_poll).max(micros(follow.poll)).max(1),
-            late_window: micros(follow.late_window),
-            rescan: micros(follow.rescan).max(1),
-            overlap: micros(OVERLAP),
+            late_window,
+            rescan: (late_window / RESCANS).max(1),
+            confirm: micros(follow.confirm).min(late_window),
             target_rows: 2 * follow.page_rows.get() as usize,
         }
     }
@@ -74,12 +74,16 @@ impl Settings {
 /// Why a read is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Rows from a little below the newest one on.
-    Tail,
-    /// Ids of everything above `confirmed`; what is unknown is then fetched.
-    Rescan,
+    /// Ids of what an earlier run has published above W: compared with what it has saved.
+    Resume,
     /// A bounded window of the past.
     Window,
+    /// Rows from a little below the newest one on.
+    Tail,
+    /// Ids of a stretch that was read before; what is unknown is then fetched.
+    Rescan,
+    /// Rows at or before W that have appeared all the same, by their positions.
+    Stragglers,
 }
 
 /// A read that is to be made.
@@ -95,11 +99,9 @@ pub struct Read {
     pub started: Moment,
     /// The read may be given up after so many rows; it is then made again with a smaller window.
     pub row_limit: Option<usize>,
-    /// A new row at or before this microsecond is late: the tail has passed it.
-    pub late_before: i64,
 }
 
-/// What a completed read has shown.
+/// What a completed read has shown of a group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Log rows returned.
@@ -121,6 +123,8 @@ pub enum Next {
     At(i64),
     /// Ask again when a row of the group is settled or the table has room again.
     AfterSettlement,
+    /// It has caught up: it is read with the others of its bundle, until it says otherwise.
+    Live,
 }
 
 /// The load that decides whether a group may read ahead.
@@ -138,15 +142,17 @@ pub struct Follower {
     settings: Settings,
     watermark: i64,
     confirmed: i64,
+    /// What an earlier run has published above W reaches to here, and is not recognised yet.
+    resume_upto: Option<i64>,
     live: bool,
+    /// Everything at or before this has been read once.
     cursor: i64,
+    /// Rows at or before this are late when they are seen first.
     tail_floor: i64,
-    cut: Option<i64>,
+    /// When the last read without an upper bound started.
+    tailed_at: i64,
     covered_at: i64,
     window: i64,
-    delay: i64,
-    tail_at: i64,
-    rescan_at: i64,
     backoff: i64,
     retry_at: i64,
 }
@@ -155,21 +161,27 @@ impl Follower {
     /// Starts strictly after `watermark`, microseconds since the Unix epoch.
     pub fn new(settings: Settings, watermark: i64) -> Self {
         Self {
-            delay: settings.poll,
             settings,
             watermark,
             confirmed: watermark,
+            resume_upto: None,
             live: false,
             cursor: watermark,
             tail_floor: i64::MIN,
-            cut: None,
+            tailed_at: watermark,
             covered_at: i64::MIN,
             window: FIRST_WINDOW,
-            tail_at: i64::MIN,
-            rescan_at: i64::MIN,
             backoff: 0,
             retry_at: i64::MIN,
         }
+    }
+
+    /// The same, of a group some of whose rows above W and at or before `upto` were published by an
+    /// earlier run.
+    #[must_use]
+    pub fn resuming(mut self, upto: i64) -> Self {
+        self.resume_upto = (upto > self.watermark).then_some(upto);
+        self
     }
 
     /// W: everything at or before it is durable, and nothing more is expected there.
@@ -180,6 +192,21 @@ impl Follower {
     /// Everything at or before this has been read for good.
     pub fn confirmed(&self) -> i64 {
         self.confirmed
+    }
+
+    /// Whether the group is read with the others of its bundle.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// A row at or before this microsecond that is seen first now is late: the tail has passed it.
+    pub fn late_before(&self) -> i64 {
+        self.tail_floor
+    }
+
+    /// When the last read without an upper bound started: microseconds since the Unix epoch.
+    pub fn tailed_at(&self) -> i64 {
+        self.tailed_at
     }
 
     /// Moves W as far as `confirmed` and the tracker's floor allow; gives W back.
@@ -199,29 +226,38 @@ impl Follower {
         if now.ticks < self.retry_at {
             return Next::At(self.retry_at);
         }
+        if let Some(upto) = self.resume_upto {
+            return Next::Read(self.read(Kind::Resume, self.watermark, Some(upto), now));
+        }
         let horizon = now.wall.saturating_sub(self.settings.late_window);
-        let gap = horizon.saturating_sub(self.confirmed);
         if load.full {
+            self.fall_back();
             return self.next_when_full(now, load, horizon);
         }
-        // A live group that could not read for long falls back to windows, with enough distance
-        // that an idle group does not change its mode between two polls.
-        let fall_back = self.settings.idle_poll.max(self.settings.rescan) * 2 + 30 * LIVE_GAP;
-        self.live = gap <= if self.live { fall_back } else { LIVE_GAP };
-        if !self.live {
-            return Next::Read(self.window(now, horizon));
+        if self.live {
+            // A live group that could not read for long falls back to windows, with enough distance
+            // that an idle group does not change its mode between two polls.
+            let longest = self.settings.idle_poll * 2 + 30 * LIVE_GAP;
+            if now.wall.saturating_sub(self.tailed_at) <= longest {
+                return Next::Live;
+            }
+            self.fall_back();
         }
-        let after = self.tail_after();
-        if after > self.confirmed && now.ticks >= self.rescan_at {
-            return Next::Read(self.read(Kind::Rescan, self.confirmed, None, now));
+        self.cursor = self.cursor.max(self.confirmed);
+        // What is older than this needs no second look before it is published.
+        let old = now.wall.saturating_sub(self.settings.confirm);
+        if old.saturating_sub(self.cursor) > LIVE_GAP {
+            return Next::Read(self.window(self.cursor, old, now));
         }
-        if now.ticks >= self.tail_at {
-            return Next::Read(self.read(Kind::Tail, after, None, now));
-        }
-        if after > self.confirmed {
-            Next::At(self.tail_at.min(self.rescan_at))
-        } else {
-            Next::At(self.tail_at)
+        Next::Read(self.read(Kind::Tail, self.cursor, None, now))
+    }
+
+    /// The group is read by itself again.
+    fn fall_back(&mut self) {
+        if self.live {
+            self.live = false;
+            let read = self.tailed_at.saturating_sub(self.settings.confirm);
+            self.cursor = self.cursor.min(read).max(self.confirmed);
         }
     }
 
@@ -232,19 +268,17 @@ impl Follower {
         if horizon <= self.confirmed {
             return Next::At(now.ticks + self.settings.poll);
         }
-        Next::Read(self.window(now, horizon))
+        if self.cursor <= self.confirmed {
+            return Next::Read(self.window(self.confirmed, horizon, now));
+        }
+        let upto = self.cursor.min(horizon);
+        Next::Read(self.read(Kind::Rescan, self.confirmed, Some(upto), now))
     }
 
-    fn tail_after(&self) -> i64 {
-        let below = self.cursor.saturating_sub(self.settings.overlap);
-        let below = self.cut.map_or(below, |cut| below.min(cut - 1));
-        below.max(self.confirmed)
-    }
-
-    fn window(&self, now: Moment, horizon: i64) -> Read {
-        let upto = self.confirmed.saturating_add(self.window).min(horizon);
-        let mut read = self.read(Kind::Window, self.confirmed, Some(upto), now);
-        if upto - self.confirmed > 1 {
+    fn window(&self, after: i64, end: i64, now: Moment) -> Read {
+        let upto = after.saturating_add(self.window).min(end);
+        let mut read = self.read(Kind::Window, after, Some(upto), now);
+        if upto - after > 1 {
             read.row_limit = Some(self.settings.target_rows * 4);
         }
         read
@@ -257,64 +291,56 @@ impl Follower {
             upto,
             started,
             row_limit: None,
-            late_before: self.tail_floor,
         }
     }
 
-    /// The read has returned everything, and every row of it is registered.
-    pub fn completed(&mut self, read: &Read, outcome: Outcome, now: Moment) {
+    /// The read has returned everything, and every row of it is registered. It may have been one of
+    /// many groups.
+    pub fn completed(&mut self, read: &Read, outcome: Outcome) {
         self.backoff = 0;
+        if read.kind == Kind::Stragglers {
+            return;
+        }
         let below_cut = outcome.cut.map_or(i64::MAX, |cut| cut - 1);
-        let covering = read.after <= self.confirmed;
-        if covering {
-            let seen = read.started.wall.saturating_sub(self.settings.late_window);
+        let started = read.started.wall;
+        if read.after <= self.confirmed {
+            let seen = started.saturating_sub(self.settings.late_window);
             let upto = read.upto.unwrap_or(i64::MAX).min(seen).min(below_cut);
             self.confirmed = self.confirmed.max(upto);
-            if read.upto.is_none() {
-                if outcome.cut.is_none() {
-                    self.covered_at = self.covered_at.max(read.started.wall);
-                }
-                self.rescan_at = now.ticks + self.settings.rescan;
+            if read.upto.is_none() && outcome.cut.is_none() {
+                self.covered_at = self.covered_at.max(started);
             }
         }
         match read.kind {
-            Kind::Tail => self.tail_completed(read, outcome, now),
-            Kind::Rescan => {
-                self.cut = outcome.cut;
-                if outcome.fresh > 0 {
-                    self.heat(now);
-                }
+            Kind::Resume => {
+                self.resume_upto = None;
+                let upto = read.upto.unwrap_or(started).min(started).min(below_cut);
+                self.cursor = self.cursor.max(upto);
+                self.tail_floor = self.tail_floor.max(upto);
             }
-            Kind::Window => self.window_completed(outcome, now),
+            Kind::Window => {
+                let upto = read.upto.unwrap_or(started).min(below_cut);
+                self.cursor = self.cursor.max(upto);
+                self.tail_floor = self.tail_floor.max(upto);
+                self.resize(outcome.rows);
+            }
+            Kind::Tail => {
+                self.live = true;
+                self.tailed_at = self.tailed_at.max(started);
+                self.tail_floor = self.tail_floor.max(read.after.min(started));
+                let newest = outcome.newest.unwrap_or(i64::MIN);
+                self.cursor = self.cursor.max(newest.min(started).min(below_cut));
+            }
+            Kind::Rescan | Kind::Stragglers => {}
         }
     }
 
-    fn tail_completed(&mut self, read: &Read, outcome: Outcome, now: Moment) {
-        self.cut = outcome.cut;
-        self.tail_floor = self.tail_floor.max(read.after);
-        if let Some(newest) = outcome.newest {
-            self.cursor = self.cursor.max(newest.min(read.started.wall));
-        }
-        if outcome.fresh > 0 {
-            self.heat(now);
-        } else {
-            self.tail_at = now.ticks + self.delay;
-            self.delay = (self.delay * 2).min(self.settings.idle_poll);
-        }
-    }
-
-    fn heat(&mut self, now: Moment) {
-        self.delay = self.settings.poll;
-        self.tail_at = now.ticks + self.delay;
-    }
-
-    fn window_completed(&mut self, outcome: Outcome, now: Moment) {
-        if outcome.rows > self.settings.target_rows {
+    fn resize(&mut self, rows: usize) {
+        if rows > self.settings.target_rows {
             self.window = (self.window / 2).max(1);
-        } else if outcome.rows < self.settings.target_rows / 4 {
+        } else if rows < self.settings.target_rows / 4 {
             self.window = (self.window * 2).min(LONGEST_WINDOW);
         }
-        self.tail_at = now.ticks;
     }
 
     /// The read was given up for its number of rows or for lack of room. What was handed on
@@ -332,8 +358,10 @@ impl Follower {
     ///
     /// Groups whose reads failed together, on one connection for example, would go on to read at
     /// the same instants, and one whose read breaks the connection would break those of all others
-    /// for ever. So the pause depends on the moment of the failure, to the microsecond.
+    /// for ever. So the pause depends on the moment of the failure, to the microsecond, and the group
+    /// is read by itself until that succeeds.
     pub fn failed(&mut self, now: Moment) {
+        self.fall_back();
         self.backoff = (self.backoff * 2).clamp(FIRST_BACKOFF, LONGEST_BACKOFF);
         let half = self.backoff / 2;
         let spread = scattered(now.ticks ^ self.confirmed) % half as u64;
@@ -359,7 +387,7 @@ mod tests {
             idle_poll: 1_000_000,
             late_window: 10_000_000,
             rescan: 1_000_000,
-            overlap: 200_000,
+            confirm: 1_000_000,
             target_rows: 2_000,
         };
         let mut follower = Follower::new(settings, 0);

@@ -54,6 +54,8 @@ pub struct StreamGroup {
     /// Names the group in its generation: the vnode's last token as eight big-endian bytes
     /// (shifted by 2^63, so that their order is that of the tokens), or the id of a tablet's one stream.
     pub id: Vec<u8>,
+    /// The last token of its vnode or tablet.
+    pub range_end: i64,
     /// The streams, in the order of their bytes.
     pub streams: Vec<StreamID>,
 }
@@ -134,12 +136,7 @@ impl Generations {
                     .await
                     .map_err(fail)?
                     .into_iter()
-                    .map(|(range_end, streams)| {
-                        (
-                            ((range_end as u64) ^ (1 << 63)).to_be_bytes().to_vec(),
-                            streams,
-                        )
-                    })
+                    .map(|(range_end, streams)| (vnode_id(range_end), (range_end, streams)))
                     .collect::<BTreeMap<_, _>>()
             }
             Distribution::Tablets => {
@@ -150,13 +147,13 @@ impl Generations {
                     .await
                     .map_err(fail)?
                     .into_iter()
-                    .map(|(stream,)| (stream.clone(), vec![stream]))
+                    .map(|(stream,)| (stream.clone(), (token_of(&stream), vec![stream])))
                     .collect()
             }
         };
         Ok(groups
             .into_iter()
-            .map(|(id, streams)| group(id, streams))
+            .map(|(id, (range_end, streams))| group(id, range_end, streams))
             .collect())
     }
 
@@ -178,11 +175,23 @@ impl Generations {
     }
 }
 
-fn group(id: Vec<u8>, mut streams: Vec<Vec<u8>>) -> StreamGroup {
+/// The id of the group of a vnode that ends with this token.
+fn vnode_id(range_end: i64) -> Vec<u8> {
+    (range_end ^ i64::MIN).to_be_bytes().to_vec()
+}
+
+/// The token in a stream's id: with tablets, the last one of its tablet.
+fn token_of(stream: &[u8]) -> i64 {
+    let token = stream.get(..8).and_then(|bytes| bytes.try_into().ok());
+    token.map_or(0, i64::from_be_bytes)
+}
+
+fn group(id: Vec<u8>, range_end: i64, mut streams: Vec<Vec<u8>>) -> StreamGroup {
     streams.sort_unstable();
     streams.dedup();
     StreamGroup {
         id,
+        range_end,
         streams: streams.into_iter().map(StreamID::new).collect(),
     }
 }
@@ -255,9 +264,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_ids_of_vnodes_are_in_the_order_of_their_tokens_and_streams_begin_with_theirs() {
+        let ids = [i64::MIN, -1, 0, i64::MAX].map(vnode_id);
+        assert!(ids.is_sorted());
+        assert_eq!(token_of(&(-7_i64).to_be_bytes()), -7);
+    }
+
+    #[test]
     fn a_group_does_not_depend_on_the_order_it_is_read_in() {
         let streams = vec![vec![3], vec![1], vec![2], vec![1]];
-        let group = group(vec![9], streams);
+        let group = group(vec![9], 0, streams);
         let expected: Vec<_> = [1, 2, 3].map(|byte| StreamID::new(vec![byte])).into();
         assert_eq!(group.streams, expected);
     }

@@ -7,13 +7,16 @@ use scylla_cdc::cdc_types::StreamID;
 
 use super::follower::{Follower, Load, Settings};
 use super::generations::StreamGroup;
-use super::pass::{Shared, SharedTracker};
+use super::pass::{Guarded, Shared, SharedTracker};
+use super::stragglers::Stragglers;
 use crate::ack::Tracker;
-use crate::checkpoint::{GroupCheckpoint, GroupKey};
+use crate::ack::summary::Summary;
+use crate::checkpoint::{GroupCheckpoint, GroupKey, OpenWindow, Published, Window};
 
-/// Published positions of one group that a periodic save carries at most. With more, only W is
-/// saved until there are fewer, and a crash may repeat them; a clean stop saves all of them.
-pub const PERIODIC_POSITIONS: usize = 10_000;
+/// A window with so many rows is closed.
+const WINDOW_ROWS: u64 = 4_096;
+/// A window is closed when it is as long as the late window, and at least so many microseconds.
+pub const LEAST_WINDOW: i64 = 5_000_000;
 
 /// A group's state when it was last saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,33 +29,41 @@ pub struct Saved {
     pub closed: bool,
     /// Ticks of the save.
     pub at: i64,
-    /// Whether the published positions were left out for their number.
-    pub partial: bool,
 }
 
 /// A stream group of a table.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four independent facts, each asked for by itself"
+    reason = "independent facts, each asked for by itself"
 )]
 #[derive(Debug)]
 pub struct Group<I> {
     /// Its name.
     pub key: GroupKey,
+    /// The last token of its range.
+    pub range_end: i64,
     /// Its streams.
     pub streams: Arc<[StreamID]>,
     /// What it reads next.
     pub follower: Follower,
     /// Its rows above W.
     pub tracker: SharedTracker,
+    /// Its rows that have appeared at or before W.
+    pub stragglers: Guarded<Stragglers>,
+    /// What an earlier run has published above W, until that is recognised.
+    pub published: Option<Arc<Published>>,
     /// Where its changes go; kept between two reads.
     pub intake: Option<I>,
-    /// Ticks of the next look at the group; `None` while it is read or may not be read.
+    /// The bundle that it is read with when it is live.
+    pub bundle: u32,
+    /// Ticks of the next look at the group; `None` while it is read, live, or may not be read.
     pub due: Option<i64>,
     /// Whether a read is under way.
     pub reading: bool,
     /// Whether the group waits for a settlement.
     pub waiting: bool,
+    /// Whether a writer has said that it has written here, and nothing was read since.
+    pub hinted: bool,
     /// Whether nothing of it can come before the next generation any more.
     pub drained: bool,
     /// Whether it has come to its end.
@@ -61,50 +72,75 @@ pub struct Group<I> {
     pub saved: Option<Saved>,
     /// Reads that have failed since the last good one.
     pub failed_reads: u32,
+    /// What was published just before W.
+    window: OpenWindow,
+    /// Windows that are complete and not saved yet, oldest first.
+    pub closed_windows: Vec<Window>,
+    /// Where the log began to be read: nothing at or before this is published.
+    pub first: i64,
+}
+
+/// What a group is made from.
+#[derive(Debug)]
+pub struct Beginning<'c> {
+    /// Its generation's timestamp, milliseconds since the Unix epoch.
+    pub generation: i64,
+    /// Its name and streams.
+    pub group: StreamGroup,
+    /// What is stored of it.
+    pub checkpoint: Option<&'c GroupCheckpoint>,
+    /// Where a group without a checkpoint begins.
+    pub first: i64,
+    /// The bundle that it is read with when it is live.
+    pub bundle: u32,
 }
 
 impl<I> Group<I> {
-    /// A group that starts strictly after `watermark`, or where `checkpoint` says.
-    pub fn new(
-        generation: i64,
-        group: StreamGroup,
-        checkpoint: Option<&GroupCheckpoint>,
-        watermark: i64,
-        settings: Settings,
-        shared: &Shared,
-    ) -> Self {
-        let watermark = checkpoint.map_or(watermark, |checkpoint| checkpoint.watermark);
+    /// A group that begins after its watermark.
+    pub fn new(beginning: Beginning<'_>, settings: Settings, shared: &Shared) -> Self {
+        let Beginning {
+            generation,
+            group,
+            checkpoint,
+            first,
+            bundle,
+        } = beginning;
+        let watermark = checkpoint.map_or(first, |checkpoint| checkpoint.watermark);
+        let published = checkpoint.map(|checkpoint| checkpoint.published.clone());
+        let published = published.unwrap_or_else(|| Published::nothing(watermark));
         let mut tracker = Tracker::new(watermark);
-        for row in checkpoint
-            .iter()
-            .flat_map(|checkpoint| &checkpoint.published)
-        {
-            tracker.register_settled(*row);
-        }
+        tracker.restore(published.recent.iter().copied());
         shared.tracked.fetch_add(tracker.len(), Ordering::Relaxed);
         let saved = checkpoint.map(|_| Saved {
             watermark,
             revision: tracker.revision(),
             closed: false,
             at: 0,
-            partial: false,
         });
         Self {
             key: GroupKey {
                 generation,
                 group: group.id,
             },
+            range_end: group.range_end,
             streams: group.streams.into(),
-            follower: Follower::new(settings, watermark),
+            follower: Follower::new(settings, watermark).resuming(published.upto),
             tracker: SharedTracker::new(tracker),
+            stragglers: Guarded::new(Stragglers::default()),
+            window: published.window,
+            published: (published.upto > watermark).then(|| Arc::new(published)),
             intake: None,
+            bundle,
             due: None,
             reading: false,
             waiting: false,
+            hinted: false,
             drained: false,
             closed: false,
             saved,
             failed_reads: 0,
+            closed_windows: Vec::new(),
+            first,
         }
     }
 
@@ -112,13 +148,48 @@ impl<I> Group<I> {
     /// group are pending.
     pub fn advance(&mut self, shared: &Shared) -> usize {
         let mut tracker = self.tracker.lock();
+        if self.published.is_some() {
+            // What an earlier run has published is in no tracker yet, and would be left out of the
+            // window.
+            return tracker.pending();
+        }
         let before = tracker.len();
         let watermark = self.follower.advance(tracker.floor());
-        tracker.forget(watermark);
+        for mark in tracker.forget(watermark) {
+            self.window.summary.add(mark.hash);
+        }
         shared
             .tracked
             .fetch_sub(before - tracker.len(), Ordering::Relaxed);
-        tracker.pending()
+        let pending = tracker.pending();
+        drop(tracker);
+        self.close_window(watermark, shared.late_window.max(LEAST_WINDOW));
+        pending
+    }
+
+    fn close_window(&mut self, watermark: i64, length: i64) {
+        let rows = self.window.summary.count();
+        let long = watermark.saturating_sub(self.window.begin) >= length;
+        if rows > 0 && !long && rows < WINDOW_ROWS {
+            return;
+        }
+        if rows > 0 {
+            self.closed_windows.push(Window {
+                begin: self.window.begin,
+                upto: watermark,
+                summary: self.window.summary,
+            });
+        }
+        self.window = OpenWindow {
+            begin: watermark,
+            summary: Summary::default(),
+        };
+    }
+
+    /// Up to where a sweep may compare the log with the windows that are saved.
+    pub fn sweepable(&self) -> i64 {
+        let unsaved = self.closed_windows.first();
+        unsaved.map_or(self.window.begin, |window| window.begin)
     }
 
     /// How loaded the group is.
@@ -130,38 +201,37 @@ impl<I> Group<I> {
         }
     }
 
-    /// What is to be saved now: `None` if the saved state says it already, or if only time has
-    /// moved W and the last save is less than `idle_interval` microseconds old. `last` is for the
-    /// save of a stop: everything, exactly.
+    /// What is to be saved at `now` (microseconds since the Unix epoch) and `ticks`: `None` if the saved
+    /// state says it already, or if only time has moved W and the last save is less than
+    /// `idle_interval` microseconds old. `last` is for the save of a stop.
     pub fn checkpoint(
         &self,
         now: i64,
+        ticks: i64,
         idle_interval: i64,
         last: bool,
     ) -> Option<(GroupCheckpoint, Saved)> {
+        if self.published.is_some() {
+            // What is saved is still all that is known.
+            return None;
+        }
         let tracker = self.tracker.lock();
-        let partial = !last && tracker.settled_count() > PERIODIC_POSITIONS;
         let state = Saved {
             watermark: self.follower.watermark(),
             revision: tracker.revision(),
             closed: self.closed,
-            at: now,
-            partial,
+            at: ticks,
         };
         if let Some(saved) = self.saved {
-            let rows = saved.revision != state.revision || (saved.partial && !partial);
+            let rows = saved.revision != state.revision;
             let moved = saved.watermark != state.watermark;
-            let idle = now.saturating_sub(saved.at) < idle_interval;
+            let idle = ticks.saturating_sub(saved.at) < idle_interval;
             let needed = rows || saved.closed != state.closed || (moved && (last || !idle));
             if !needed {
                 return None;
             }
         }
-        let published = if partial {
-            Vec::new()
-        } else {
-            tracker.settled().collect()
-        };
+        let published = Published::of(&tracker, state.watermark, self.window, now);
         let checkpoint = GroupCheckpoint {
             key: self.key.clone(),
             watermark: state.watermark,

@@ -1,8 +1,9 @@
 //! Reads outbox tables through their CDC logs.
 //!
 //! Owns what is read when, and how far each stream group's watermark W may move. The pure parts
-//! are [`follower`] (one group), [`plan`] (generations) and [`changes`] (rows to changes); the
-//! shell is [`reader`], [`generations`] and [`TableSource`]. Invariants:
+//! are [`follower`] (one group), [`plan`] (generations), [`ring`] (tokens to groups) and [`changes`]
+//! (rows to changes); the shell is [`reader`], [`generations`], [`wake_up`] and [`TableSource`].
+//! Invariants:
 //!
 //! 1. W moves to *t* only when a read that started `follow.late_window` after *t* or later has
 //!    returned everything up to *t*, and all of it is settled. W never moves back.
@@ -23,12 +24,17 @@ pub mod follower;
 pub mod generations;
 pub mod group;
 pub mod intake;
+pub mod pace;
 pub mod pass;
 pub mod plan;
 pub mod reader;
+pub mod ring;
+pub mod rounds;
 #[cfg(test)]
 mod simulation;
+pub mod stragglers;
+pub mod sweep;
 mod table;
+pub mod wake_up;
 
-pub use group::PERIODIC_POSITIONS;
 pub use table::{Error, SourceContext, TableSource};

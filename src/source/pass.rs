@@ -1,42 +1,59 @@
-//! One read of one stream group, from its first page to the last row handed on.
+//! One read of stream groups, from its first page to the last row handed on.
 //!
 //! Invariants:
 //!
 //! 1. A row is registered with the tracker before it is handed on, and handed on once.
 //! 2. Rows of a stream are handed on in their order. Where a batch is not complete yet, its stream
 //!    is cut there: nothing after it is handed on by this read.
-//! 3. After a stop is asked for, nothing more is handed on; what was not stays unregistered.
+//! 3. Before rows that are younger than `follow.confirm` are handed on, a read of ids that started after
+//!    they were seen has shown nothing unknown before them: one page may show a later write without an
+//!    earlier one, although that was acknowledged first.
+//! 4. After a stop is asked for, nothing more is handed on; what was not stays unregistered.
 //!
 //! It decides neither what to read nor what a failure means.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range as Indexes;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use scylla::response::PagingState;
 use scylla_cdc::cdc_types::StreamID;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::changes::{Assembler, LogBatch, LogRow};
+use super::clock::Clock;
 use super::follower::{Kind, Outcome, Read};
 use super::intake::Intake;
+use super::pace::Pace;
 use super::reader::{self, Log, LogReader, MAX_STREAMS, Range};
-use crate::ack::{Ack, Registration, Settled, Tracker};
+use super::stragglers::Stragglers;
+use crate::ack::summary::hash;
+use crate::ack::{Ack, Mark, Registration, Settled, Tracker};
+use crate::checkpoint::Published;
 use crate::event::{Position, RowKey};
 use crate::pipeline::{Closed, Taken};
 use crate::runtime::Phase;
+use crate::runtime::health::Progress;
 use crate::telemetry::metrics::Metrics;
 
-/// Unknown microseconds up to which a rescan fetches each by a read of its own.
+/// Unknown microseconds up to which each is fetched by a read of its own.
 const POINT_READS: usize = 16;
+/// Reads of ids before a page is published; if the last one still shows something new, the page is read
+/// again later.
+const CONFIRMATIONS: usize = 8;
 
 /// What all reads of a table share.
 #[derive(Debug)]
 pub struct Shared {
     /// The relay's counters.
     pub metrics: Arc<Metrics>,
-    /// Bounds the reads that are under way.
-    pub reads: Arc<Semaphore>,
+    /// What the source has done, for the health monitor.
+    pub progress: Arc<Progress>,
+    /// Bounds the reads of all tables.
+    pub pace: Arc<Pace>,
+    /// The relay's clock.
+    pub clock: Arc<Clock>,
     /// Where rows are settled.
     pub settled: mpsc::UnboundedSender<Settled>,
     /// How far a stop has come.
@@ -47,6 +64,8 @@ pub struct Shared {
     pub limit: usize,
     /// `follow.late_window` in microseconds.
     pub late_window: i64,
+    /// `follow.confirm` in microseconds.
+    pub confirm: i64,
 }
 
 impl Shared {
@@ -63,21 +82,30 @@ impl Shared {
     }
 }
 
-/// The tracker of a group, shared by its read and the source that settles rows.
-#[derive(Debug, Clone)]
-pub struct SharedTracker(Arc<Mutex<Tracker>>);
+/// Something of a group that its read and the source share.
+#[derive(Debug)]
+pub struct Guarded<T>(Arc<Mutex<T>>);
 
-impl SharedTracker {
+impl<T> Guarded<T> {
     /// Shares it.
-    pub fn new(tracker: Tracker) -> Self {
-        Self(Arc::new(Mutex::new(tracker)))
+    pub fn new(value: T) -> Self {
+        Self(Arc::new(Mutex::new(value)))
     }
 
     /// Not to be held while waiting.
-    pub fn lock(&self) -> MutexGuard<'_, Tracker> {
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl<T> Clone for Guarded<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// The tracker of a group, shared by its read and the source that settles rows.
+pub type SharedTracker = Guarded<Tracker>;
 
 /// Why a read did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -94,40 +122,99 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// All of it was read and handed on.
-    Complete(Outcome),
-    /// Too many rows, or no room for more.
+    Complete,
+    /// Too many rows, no room for more, or no end of rows that appear before others.
     GivenUp,
     /// The relay stops.
     Stopped,
 }
 
-/// A read of a group.
+/// A group that takes part in a read.
 #[derive(Debug)]
-pub struct Pass<I, R = LogReader> {
-    /// What it shares with the other reads.
-    pub shared: Arc<Shared>,
-    /// The log.
-    pub reader: Arc<R>,
+pub struct Member<I> {
     /// Number of the group inside its source.
     pub slot: u32,
-    /// The group's streams.
+    /// Its streams.
     pub streams: Arc<[StreamID]>,
-    /// The group's tracker.
+    /// Its rows above W.
     pub tracker: SharedTracker,
-    /// Where changes go.
+    /// Its rows that have appeared at or before W.
+    pub stragglers: Guarded<Stragglers>,
+    /// Where its changes go.
     pub intake: I,
-    /// What to read.
-    pub read: Read,
-    /// What was read so far; to begin with, nothing.
+    /// A new row at or before this microsecond is late: the tail has passed it.
+    pub late_before: i64,
+    /// What an earlier run has published above W.
+    pub published: Option<Arc<Published>>,
+    /// What was read of it so far.
     pub outcome: Outcome,
-    /// The stream that was cut at a batch which is not complete; to begin with, none.
-    pub cut_stream: Option<u16>,
 }
 
+/// A read of some groups.
+#[derive(Debug)]
+pub struct Pass<I, R = LogReader> {
+    shared: Arc<Shared>,
+    reader: Arc<R>,
+    /// What is read.
+    pub read: Read,
+    /// The groups that are read.
+    pub members: Vec<Member<I>>,
+    flat: Flat,
+    rows: usize,
+    /// Streams in which nothing more is handed on, by their index in `flat`.
+    cut: BTreeSet<u16>,
+}
+
+/// The streams of all members, one after the other.
+#[derive(Debug)]
+struct Flat {
+    streams: Vec<StreamID>,
+    /// Member and index in its group, of each stream.
+    owners: Vec<(u16, u16)>,
+}
+
+impl Flat {
+    fn of<I>(members: &[Member<I>]) -> Self {
+        let mut flat = Self {
+            streams: Vec::new(),
+            owners: Vec::new(),
+        };
+        for (member, index) in members.iter().zip(0..) {
+            flat.streams.extend(member.streams.iter().cloned());
+            let streams = u16::try_from(member.streams.len()).unwrap_or(u16::MAX);
+            flat.owners
+                .extend((0..streams).map(|stream| (index, stream)));
+        }
+        flat
+    }
+}
+
+/// A row by the index of its stream in [`Flat`].
+type FlatRow = RowKey;
 /// Whether a read goes on.
 type Flow = Option<Ended>;
+/// Batches that are to be handed on, in their order: whether each is complete.
+type Batches = BTreeMap<FlatRow, (LogBatch, bool)>;
 
 impl<I: Intake, R: Log> Pass<I, R> {
+    /// A read of the members' groups that has not begun.
+    pub fn new(
+        shared: Arc<Shared>,
+        reader: Arc<R>,
+        read: Read,
+        members: Vec<Member<I>>,
+    ) -> Self {
+        Self {
+            flat: Flat::of(&members),
+            shared,
+            reader,
+            read,
+            members,
+            rows: 0,
+            cut: BTreeSet::new(),
+        }
+    }
+
     /// Makes the read.
     pub async fn run(&mut self) -> Result<Ended, Error> {
         let range = Range {
@@ -136,219 +223,464 @@ impl<I: Intake, R: Log> Pass<I, R> {
         };
         let ended = match self.read.kind {
             Kind::Tail | Kind::Window => {
-                let streams = Arc::clone(&self.streams);
-                self.read_rows(&streams, 0, range).await?
+                let all = 0..self.flat.streams.len();
+                self.read_rows(all, range).await?
             }
             Kind::Rescan => self.rescan(range).await?,
+            Kind::Resume => self.resume(range).await?,
+            Kind::Stragglers => self.fetch_stragglers().await?,
         };
-        Ok(ended.unwrap_or(Ended::Complete(self.outcome)))
+        Ok(ended.unwrap_or(Ended::Complete))
     }
 
-    /// Reads rows of `streams`, which begin at index `first` of the group, and hands them on.
-    async fn read_rows(
-        &mut self,
-        streams: &[StreamID],
-        first: u16,
-        range: Range,
-    ) -> Result<Flow, Error> {
-        for (part, at) in streams
-            .chunks(MAX_STREAMS)
-            .zip((first..).step_by(MAX_STREAMS))
-        {
-            if let Some(ended) = self.read_part(part, at, range).await? {
-                return Ok(Some(ended));
-            }
-        }
-        Ok(None)
-    }
-
-    /// As [`Pass::read_rows`], for as many streams as one request may ask for.
-    async fn read_part(
-        &mut self,
-        streams: &[StreamID],
-        first: u16,
-        range: Range,
-    ) -> Result<Flow, Error> {
-        let mut assembler = Assembler::new(Arc::clone(self.reader.columns()));
-        let mut from = PagingState::start();
-        loop {
-            if let Some(ended) = self.must_end() {
-                return Ok(Some(ended));
-            }
-            let page = {
-                let _permit = self.shared.reads.acquire().await;
-                self.shared.metrics.reads.add(1);
-                self.reader.rows(streams, range, from).await?
-            };
-            self.outcome.rows += page.rows.len();
-            self.shared.metrics.rows_read.add(page.rows.len() as u64);
-            for mut row in page.rows {
-                row.stream += first;
-                if let Some(ended) = self.row(&mut assembler, row).await? {
+    /// Reads rows of the streams with these indexes and hands them on, page by page.
+    async fn read_rows(&mut self, streams: Indexes<usize>, range: Range) -> Result<Flow, Error> {
+        for start in streams.clone().step_by(MAX_STREAMS) {
+            let part = start..streams.end.min(start + MAX_STREAMS);
+            let mut assembler = Assembler::new(Arc::clone(self.reader.columns()));
+            let mut from = PagingState::start();
+            loop {
+                if let Some(ended) = self.must_end() {
                     return Ok(Some(ended));
                 }
+                let (rows, next) = self.page(part.clone(), range, from).await?;
+                let mut batches = Batches::new();
+                for row in rows {
+                    self.saw(&row);
+                    assemble(&mut assembler, row, &mut batches);
+                }
+                if next.is_none() {
+                    add_last(&mut assembler, &mut batches);
+                }
+                if let Some(ended) = self.publish(batches).await? {
+                    return Ok(Some(ended));
+                }
+                let Some(next) = next else { break };
+                from = next;
             }
-            let Some(next) = page.next else { break };
-            from = next;
-        }
-        match assembler.finish() {
-            Some(batch) => self.batch(batch, false).await,
-            None => Ok(None),
-        }
-    }
-
-    async fn row(&mut self, assembler: &mut Assembler, row: LogRow) -> Result<Flow, Error> {
-        let micros = row.position.micros();
-        self.outcome.newest = self.outcome.newest.max(Some(micros));
-        let this = (row.stream, row.position.time);
-        // A row of another batch shows that the held one ends without its last row.
-        let mut complete = assembler.pending().is_none_or(|held| held == this);
-        for batch in assembler.push(row) {
-            if let Some(ended) = self.batch(batch, complete).await? {
-                return Ok(Some(ended));
-            }
-            complete = true;
         }
         Ok(None)
     }
 
-    async fn batch(&mut self, batch: LogBatch, complete: bool) -> Result<Flow, Error> {
-        if self.cut_stream == Some(batch.stream) {
-            return Ok(None);
+    fn saw(&mut self, row: &LogRow) {
+        let (member, _) = self.flat.owners[usize::from(row.stream)];
+        let outcome = &mut self.members[usize::from(member)].outcome;
+        outcome.rows += 1;
+        outcome.newest = outcome.newest.max(Some(row.position.micros()));
+    }
+
+    /// One page of rows; their streams are indexes of `flat`.
+    async fn page(
+        &mut self,
+        streams: Indexes<usize>,
+        range: Range,
+        from: PagingState,
+    ) -> Result<(Vec<LogRow>, Option<PagingState>), Error> {
+        let first = streams.start as u16;
+        let _permit = self.shared.pace.read(self.shared.clock.now().ticks).await;
+        self.shared.metrics.reads.add(1);
+        let page = self.reader.rows(&self.flat.streams[streams], range, from);
+        let mut page = page.await?;
+        self.rows += page.rows.len();
+        self.shared.metrics.rows_read.add(page.rows.len() as u64);
+        for row in &mut page.rows {
+            row.stream += first;
         }
-        let micros = batch.rows[0].micros();
+        Ok((page.rows, page.next))
+    }
+
+    /// The ids of a range in the streams with these indexes, which are in order.
+    async fn ids(&self, streams: &[u16], range: Range) -> Result<Vec<FlatRow>, Error> {
+        let mut ids = Vec::new();
+        for part in streams.chunks(MAX_STREAMS) {
+            let wanted: Vec<StreamID> = part
+                .iter()
+                .map(|stream| self.flat.streams[usize::from(*stream)].clone())
+                .collect();
+            let mut from = PagingState::start();
+            loop {
+                let page = {
+                    let _permit = self.shared.pace.read(self.shared.clock.now().ticks).await;
+                    self.shared.metrics.reads.add(1);
+                    self.reader.keys(&wanted, range, from).await?
+                };
+                self.shared.metrics.rows_read.add(page.rows.len() as u64);
+                ids.extend(page.rows.into_iter().map(|row| RowKey {
+                    stream: part[usize::from(row.stream)],
+                    position: row.position,
+                }));
+                let Some(next) = page.next else { break };
+                from = next;
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The same row, by the index of its stream in its group.
+    fn own(&self, row: FlatRow) -> (&Member<I>, RowKey) {
+        let (member, stream) = self.flat.owners[usize::from(row.stream)];
+        let position = row.position;
+        (
+            &self.members[usize::from(member)],
+            RowKey { stream, position },
+        )
+    }
+
+    fn knows(&self, row: FlatRow) -> bool {
+        let (member, row) = self.own(row);
+        member.tracker.lock().knows(row)
+    }
+
+    fn is_known(&self, batch: &LogBatch) -> bool {
+        let mut rows = batch.rows.iter().map(|position| FlatRow {
+            stream: batch.stream,
+            position: *position,
+        });
+        rows.all(|row| self.knows(row))
+    }
+
+    /// Hands on what is new of some batches, once nothing can be missing before them.
+    async fn publish(&mut self, batches: Batches) -> Result<Flow, Error> {
+        let mut fresh = Batches::new();
+        for (row, (batch, complete)) in batches {
+            if !self.is_known(&batch) {
+                self.add(row, batch, complete, &mut fresh);
+            }
+        }
+        if !self.confirm(&mut fresh).await? {
+            return Ok(Some(Ended::GivenUp));
+        }
+        for (batch, _) in fresh.into_values() {
+            if let Some(ended) = self.hand_on(batch).await? {
+                return Ok(Some(ended));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Adds a batch, unless its stream is cut before it. One that is not complete, and may still become
+    /// so, cuts its stream.
+    fn add(&mut self, row: FlatRow, batch: LogBatch, complete: bool, to: &mut Batches) {
+        if self.cut.contains(&batch.stream) {
+            return;
+        }
+        let micros = row.position.micros();
         let seen = self
             .read
             .started
             .wall
             .saturating_sub(self.shared.late_window);
-        if !complete && micros > seen {
-            self.cut_stream = Some(batch.stream);
-            let oldest = self.outcome.cut.map_or(micros, |cut| cut.min(micros));
-            self.outcome.cut = Some(oldest);
-            return Ok(None);
+        if complete || micros <= seen {
+            to.insert(row, (batch, complete));
+            return;
         }
-        self.hand_on(batch).await
+        let stream = batch.stream;
+        self.cut.insert(stream);
+        to.retain(|other, _| other.stream != stream || *other < row);
+        let (member, _) = self.flat.owners[usize::from(stream)];
+        let outcome = &mut self.members[usize::from(member)].outcome;
+        outcome.cut = Some(outcome.cut.map_or(micros, |cut| cut.min(micros)));
+    }
+
+    /// Adds what is missing before the batches; false if there was no end of it.
+    async fn confirm(&mut self, fresh: &mut Batches) -> Result<bool, Error> {
+        let newest = fresh.keys().map(|row| row.position.micros()).max();
+        let young = self.read.started.wall.saturating_sub(self.shared.confirm);
+        let Some(upto) = newest.filter(|newest| *newest > young) else {
+            return Ok(true);
+        };
+        for _ in 0..CONFIRMATIONS {
+            let oldest = fresh.keys().map(|row| row.position.micros()).min();
+            let Some(oldest) = oldest else {
+                return Ok(true);
+            };
+            let streams: BTreeSet<u16> = fresh.keys().map(|row| row.stream).collect();
+            let streams: Vec<u16> = streams.into_iter().collect();
+            let range = Range {
+                after: oldest.saturating_sub(self.shared.confirm),
+                upto: Some(upto),
+            };
+            self.shared.metrics.confirmations.add(1);
+            let ids = self.ids(&streams, range).await?;
+            let shown: BTreeSet<FlatRow> = fresh
+                .values()
+                .flat_map(|(batch, _)| {
+                    batch.rows.iter().map(|position| FlatRow {
+                        stream: batch.stream,
+                        position: *position,
+                    })
+                })
+                .collect();
+            let missing = |row: &FlatRow| {
+                !shown.contains(row) && !self.cut.contains(&row.stream) && !self.knows(*row)
+            };
+            let missing: BTreeSet<(u16, i64)> = ids
+                .into_iter()
+                .filter(missing)
+                .map(|row| (row.stream, row.position.micros()))
+                .collect();
+            if missing.is_empty() {
+                return Ok(true);
+            }
+            self.shared.metrics.merged.add(missing.len() as u64);
+            for (row, (batch, complete)) in self.fetch(&missing).await? {
+                if !self.is_known(&batch) {
+                    self.add(row, batch, complete, fresh);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The batches at these microseconds of streams.
+    async fn fetch(&mut self, wanted: &BTreeSet<(u16, i64)>) -> Result<Batches, Error> {
+        let mut batches = Batches::new();
+        if wanted.len() <= POINT_READS {
+            for (stream, micros) in wanted {
+                let range = Range {
+                    after: micros - 1,
+                    upto: Some(*micros),
+                };
+                self.fetch_range(*stream, range, wanted, &mut batches)
+                    .await?;
+            }
+            return Ok(batches);
+        }
+        let mut bounds: BTreeMap<u16, (i64, i64)> = BTreeMap::new();
+        for (stream, micros) in wanted {
+            let (oldest, newest) = bounds.entry(*stream).or_insert((*micros, *micros));
+            *oldest = (*oldest).min(*micros);
+            *newest = (*newest).max(*micros);
+        }
+        for (stream, (oldest, newest)) in bounds {
+            let range = Range {
+                after: oldest - 1,
+                upto: Some(newest),
+            };
+            self.fetch_range(stream, range, wanted, &mut batches)
+                .await?;
+        }
+        Ok(batches)
+    }
+
+    /// Adds what is wanted of a range of one stream.
+    async fn fetch_range(
+        &mut self,
+        stream: u16,
+        range: Range,
+        wanted: &BTreeSet<(u16, i64)>,
+        batches: &mut Batches,
+    ) -> Result<(), Error> {
+        let streams = usize::from(stream)..usize::from(stream) + 1;
+        let mut assembler = Assembler::new(Arc::clone(self.reader.columns()));
+        let mut from = PagingState::start();
+        loop {
+            let (rows, next) = self.page(streams.clone(), range, from).await?;
+            for row in rows {
+                if wanted.contains(&(row.stream, row.position.micros())) {
+                    assemble(&mut assembler, row, batches);
+                }
+            }
+            let Some(next) = next else { break };
+            from = next;
+        }
+        add_last(&mut assembler, batches);
+        Ok(())
     }
 
     async fn hand_on(&mut self, batch: LogBatch) -> Result<Flow, Error> {
-        let key = |position: Position| RowKey {
-            stream: batch.stream,
-            position,
-        };
+        let (member, stream) = self.flat.owners[usize::from(batch.stream)];
+        let member = &mut self.members[usize::from(member)];
+        let straggling = self.read.kind == Kind::Stragglers;
+        let key = |position: Position| RowKey { stream, position };
         for change in &batch.changes {
             if self.shared.stopped() {
                 return Ok(Some(Ended::Stopped));
             }
             let row = key(change.position);
-            if self.tracker.lock().register(row) == Registration::Known {
+            if !member.register(row, straggling, &self.shared) {
                 continue;
             }
-            self.registered(row);
             let settled = Settled {
-                group: self.slot,
+                group: member.slot,
                 row,
             };
             let ack = Ack::new(settled, self.shared.settled.clone())
-                .of_streams(Arc::clone(&self.streams));
-            match self.intake.take(change, ack).await? {
+                .of_streams(Arc::clone(&member.streams));
+            match member.intake.take(change, ack).await? {
                 Taken::Submitted | Taken::Skipped => {}
                 // Nobody publishes here.
-                Taken::Unpublishable => self.tracker.lock().hold(row),
+                Taken::Unpublishable => member.tracker.lock().hold(row),
             }
         }
         for row in batch.rows.iter().map(|position| key(*position)) {
-            if self.tracker.lock().register_settled(row) == Registration::New {
-                self.registered(row);
-            }
+            member.register_settled(row, straggling, &self.shared);
         }
         Ok(None)
-    }
-
-    fn registered(&mut self, row: RowKey) {
-        self.outcome.fresh += 1;
-        self.shared.tracked.fetch_add(1, Ordering::Relaxed);
-        if row.position.micros() <= self.read.late_before {
-            self.shared.metrics.late.add(1);
-        }
     }
 
     fn must_end(&self) -> Flow {
         if self.shared.stopped() {
             return Some(Ended::Stopped);
         }
-        let too_many = self
-            .read
-            .row_limit
-            .is_some_and(|limit| self.outcome.rows > limit);
-        let no_room = self.read.kind != Kind::Window && self.shared.full(self.tracker.lock().len());
+        let limit = self.read.row_limit;
+        let too_many = limit.is_some_and(|limit| self.rows > limit);
+        // What has a bound moves W, and so makes room.
+        let unbound = self.read.upto.is_none();
+        let full = |member: &Member<I>| self.shared.full(member.tracker.lock().len());
+        let no_room = unbound && self.members.iter().any(full);
         (too_many || no_room).then_some(Ended::GivenUp)
     }
 
-    /// Reads the keys of the range, then the rows that are unknown.
+    /// Reads the ids of the range, then the rows that are unknown.
     async fn rescan(&mut self, range: Range) -> Result<Flow, Error> {
-        let mut unknown: BTreeSet<(u16, i64)> = BTreeSet::new();
-        let streams = Arc::clone(&self.streams);
-        for (part, first) in streams.chunks(MAX_STREAMS).zip((0..).step_by(MAX_STREAMS)) {
-            let mut from = PagingState::start();
-            loop {
-                if let Some(ended) = self.must_end() {
-                    return Ok(Some(ended));
-                }
-                let page = {
-                    let _permit = self.shared.reads.acquire().await;
-                    self.shared.metrics.reads.add(1);
-                    self.reader.keys(part, range, from).await?
-                };
-                self.shared.metrics.rows_read.add(page.rows.len() as u64);
-                self.note_unknown(page.rows, first, &mut unknown);
-                let Some(next) = page.next else { break };
-                from = next;
-            }
+        if let Some(ended) = self.must_end() {
+            return Ok(Some(ended));
         }
-        self.fetch(&unknown, range).await
+        let all: Vec<u16> = (0..self.flat.streams.len() as u16).collect();
+        let ids = self.ids(&all, range).await?;
+        let unknown = ids.into_iter().filter(|row| !self.knows(*row));
+        let unknown: BTreeSet<(u16, i64)> = unknown
+            .map(|row| (row.stream, row.position.micros()))
+            .collect();
+        self.fetch_and_publish(&unknown).await
     }
 
-    /// Adds stream and microsecond of the rows that the tracker does not know. Their streams count
-    /// from `first`.
-    fn note_unknown(&self, rows: Vec<RowKey>, first: u16, unknown: &mut BTreeSet<(u16, i64)>) {
-        let tracker = self.tracker.lock();
-        for mut row in rows {
-            row.stream += first;
-            if !tracker.knows(row) {
-                unknown.insert((row.stream, row.position.micros()));
-            }
-        }
-    }
-
-    async fn fetch(&mut self, unknown: &BTreeSet<(u16, i64)>, range: Range) -> Result<Flow, Error> {
-        let Some(oldest) = unknown.iter().map(|(_, micros)| *micros).min() else {
-            return Ok(None);
-        };
-        let streams = Arc::clone(&self.streams);
-        if unknown.len() > POINT_READS {
-            let range = Range {
-                after: oldest - 1,
-                upto: range.upto,
-            };
-            return self.read_rows(&streams, 0, range).await;
-        }
-        for (stream, micros) in unknown {
-            if self.cut_stream == Some(*stream) {
-                continue;
-            }
-            let range = Range {
-                after: micros - 1,
-                upto: Some(*micros),
-            };
-            let index = usize::from(*stream);
-            let one = &streams[index..=index];
-            if let Some(ended) = self.read_rows(one, *stream, range).await? {
+    async fn fetch_and_publish(&mut self, unknown: &BTreeSet<(u16, i64)>) -> Result<Flow, Error> {
+        // So many at a time that memory stays bounded.
+        let unknown: Vec<(u16, i64)> = unknown.iter().copied().collect();
+        for some in unknown.chunks(self.reader.page_rows()) {
+            let batches = self.fetch(&some.iter().copied().collect()).await?;
+            if let Some(ended) = self.publish(batches).await? {
                 return Ok(Some(ended));
             }
         }
         Ok(None)
     }
+
+    /// Recognises what an earlier run has published, and publishes what it has not.
+    async fn resume(&mut self, range: Range) -> Result<Flow, Error> {
+        let Some(published) = self.members[0].published.clone() else {
+            return self.rescan(range).await;
+        };
+        if let Some(ended) = self.must_end() {
+            return Ok(Some(ended));
+        }
+        let all: Vec<u16> = (0..self.flat.streams.len() as u16).collect();
+        let ids = self.ids(&all, range).await?;
+        let unsettled: BTreeSet<u64> = published.unsettled.iter().copied().collect();
+        let settled = ids.iter().map(|row| hash(*row));
+        let settled = settled.filter(|hash| !unsettled.contains(hash));
+        let reconciled = published.summary.reconcile(settled);
+        let fresh: BTreeSet<u64> = reconciled.fresh.into_iter().chain(unsettled).collect();
+        let (fresh, known): (Vec<RowKey>, Vec<RowKey>) =
+            ids.into_iter().partition(|row| fresh.contains(&hash(*row)));
+        if !reconciled.unresolved.is_empty() {
+            self.shared.metrics.unreconciled.add(fresh.len() as u64);
+            tracing::warn!(
+                rows = fresh.len(),
+                "it cannot be told which rows of a stream group an earlier run has published: these \
+                 may be published again"
+            );
+        }
+        let restored = known.len();
+        let known = known.into_iter().map(Mark::from);
+        self.members[0].tracker.lock().restore(known);
+        self.shared.tracked.fetch_add(restored, Ordering::Relaxed);
+        let unknown = fresh
+            .into_iter()
+            .map(|row| (row.stream, row.position.micros()))
+            .collect();
+        self.fetch_and_publish(&unknown).await
+    }
+
+    async fn fetch_stragglers(&mut self) -> Result<Flow, Error> {
+        let waiting = self.members[0].stragglers.lock().waiting();
+        for some in waiting.chunks(self.reader.page_rows()) {
+            let wanted = some.iter().map(|row| (row.stream, row.position.micros()));
+            for (batch, _) in self.fetch(&wanted.collect()).await?.into_values() {
+                if let Some(ended) = self.hand_on(batch).await? {
+                    return Ok(Some(ended));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl<I> Member<I> {
+    /// Whether a row is to be handed on now; it is registered then.
+    fn register(&mut self, row: RowKey, straggling: bool, shared: &Shared) -> bool {
+        if straggling {
+            let new = self.stragglers.lock().hand_on(row);
+            if new {
+                shared.metrics.stragglers.add(1);
+                self.late(row, shared);
+            }
+            return new;
+        }
+        let new = self.tracker.lock().register(row) == Registration::New;
+        if new {
+            self.registered(row, shared);
+        }
+        new
+    }
+
+    fn register_settled(&mut self, row: RowKey, straggling: bool, shared: &Shared) {
+        if straggling {
+            if self.stragglers.lock().hand_on(row) {
+                let group = self.slot;
+                let _ = shared.settled.send(Settled { group, row });
+            }
+        } else if self.tracker.lock().register_settled(row) == Registration::New {
+            self.registered(row, shared);
+        }
+    }
+
+    fn registered(&mut self, row: RowKey, shared: &Shared) {
+        self.outcome.fresh += 1;
+        shared.tracked.fetch_add(1, Ordering::Relaxed);
+        if row.position.micros() <= self.late_before {
+            self.late(row, shared);
+        }
+    }
+
+    /// The row has appeared behind newer ones that are published already.
+    fn late(&self, row: RowKey, shared: &Shared) {
+        let by = shared
+            .clock
+            .now()
+            .wall
+            .saturating_sub(row.position.micros());
+        shared.metrics.late.add(1);
+        shared.progress.lateness.add(by);
+        tracing::debug!(time = %row.position.time, by_micros = by, "a row has appeared late");
+    }
+}
+
+/// Adds a row to those that are being put together, and what it completes to the batches.
+fn assemble(assembler: &mut Assembler, row: LogRow, batches: &mut Batches) {
+    let this = (row.stream, row.position.time);
+    // A row of another batch shows that the held one ends without its last row.
+    let mut complete = assembler.pending().is_none_or(|held| held == this);
+    for batch in assembler.push(row) {
+        add_batch(batch, complete, batches);
+        complete = true;
+    }
+}
+
+fn add_last(assembler: &mut Assembler, batches: &mut Batches) {
+    if let Some(batch) = assembler.finish() {
+        add_batch(batch, false, batches);
+    }
+}
+
+fn add_batch(batch: LogBatch, complete: bool, batches: &mut Batches) {
+    let row = FlatRow {
+        stream: batch.stream,
+        position: batch.rows[0],
+    };
+    batches.insert(row, (batch, complete));
 }
 
 #[cfg(test)]

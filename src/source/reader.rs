@@ -143,6 +143,9 @@ pub trait Log: Send + Sync + 'static {
     /// The columns of the rows.
     fn columns(&self) -> &Arc<ChangeColumns>;
 
+    /// Rows of one page.
+    fn page_rows(&self) -> usize;
+
     /// See [`LogReader::keys`].
     fn keys(
         &self,
@@ -163,6 +166,10 @@ pub trait Log: Send + Sync + 'static {
 impl Log for LogReader {
     fn columns(&self) -> &Arc<ChangeColumns> {
         Self::columns(self)
+    }
+
+    fn page_rows(&self) -> usize {
+        Self::page_rows(self)
     }
 
     async fn keys(
@@ -194,6 +201,7 @@ pub struct LogReader {
     lists: Vec<bool>,
     keys: Statements,
     rows: Statements,
+    page_rows: usize,
 }
 
 #[derive(Debug)]
@@ -245,7 +253,13 @@ impl LogReader {
             lists,
             keys,
             rows,
+            page_rows: usize::try_from(page_rows).unwrap_or(1).max(1),
         })
+    }
+
+    /// Rows of one page.
+    pub fn page_rows(&self) -> usize {
+        self.page_rows
     }
 
     /// The columns of the rows: the base table's primary key, then what the outbox maps.

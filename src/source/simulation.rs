@@ -1,4 +1,4 @@
-//! Follower and tracker against a naive log: rows appear late, pages cut reads, settlements come
+//! Follower, rounds and tracker against a naive log: rows appear late, pages cut reads, settlements come
 //! in any order, the process dies at any step, memory is tight. Nothing may be lost, and nothing
 //! handed on twice but after a crash.
 
@@ -8,7 +8,10 @@ use proptest::prelude::*;
 
 use super::bounds::timeuuid;
 use super::follower::{Follower, Kind, Load, Moment, Next, Outcome, Read, Settings};
-use crate::ack::{Registration, Tracker};
+use super::rounds::{Part, Round, Rounds};
+use crate::ack::summary::hash;
+use crate::ack::{Mark, Registration, Tracker};
+use crate::checkpoint::{Published, published};
 use crate::event::{Position, RowKey, UUID_EPOCH_OFFSET};
 
 const LATE_WINDOW: i64 = 10_000_000;
@@ -72,11 +75,14 @@ struct World {
     now: i64,
     next_choice: usize,
     follower: Follower,
+    rounds: Rounds,
     tracker: Tracker,
+    /// What an earlier run has published, until it is recognised.
+    published: Option<Published>,
     unsettled: Vec<RowKey>,
     durable: BTreeSet<RowKey>,
     handed_on: BTreeMap<RowKey, u32>,
-    saved: (i64, Vec<RowKey>),
+    saved: (i64, Vec<u8>),
     restored: usize,
 }
 
@@ -86,7 +92,7 @@ fn settings() -> Settings {
         idle_poll: 200_000,
         late_window: LATE_WINDOW,
         rescan: 1_000_000,
-        overlap: 200_000,
+        confirm: 400_000,
         target_rows: 8,
     }
 }
@@ -104,13 +110,20 @@ impl World {
         };
         let log = scenario.rows.iter().enumerate().map(key).collect();
         let watermark = START - 60_000_000;
+        let now = START - 20_000_000;
+        let moment = Moment {
+            wall: now,
+            ticks: now,
+        };
         Self {
             log,
             scenario,
-            now: START - 20_000_000,
+            now,
             next_choice: 0,
             follower: Follower::new(settings(), watermark),
+            rounds: Rounds::new(&settings(), moment),
             tracker: Tracker::new(watermark),
+            published: None,
             unsettled: Vec::new(),
             durable: BTreeSet::new(),
             handed_on: BTreeMap::new(),
@@ -137,24 +150,30 @@ impl World {
         self.tracker.len() >= self.scenario.limit.saturating_sub(self.tracker.len())
     }
 
+    fn shown(&self, read: &Read, after: Option<RowKey>) -> Vec<RowKey> {
+        let in_range = |row: &RowKey| {
+            let micros = row.position.micros();
+            micros > read.after && read.upto.is_none_or(|upto| micros <= upto)
+        };
+        self.log
+            .iter()
+            .filter(|(row, visible)| **visible <= self.now && in_range(row))
+            .map(|(row, _)| *row)
+            .filter(|row| after.is_none_or(|after| *row > after))
+            .take(self.scenario.page)
+            .collect()
+    }
+
     /// Reads page by page; between two pages time passes and settlements arrive. A page shows
-    /// what is visible when it is read.
-    fn read(&mut self, read: &Read) {
+    /// what is visible when it is read. Says whether it came to its end.
+    fn read(&mut self, read: &Read) -> Option<Outcome> {
+        if read.kind == Kind::Resume {
+            self.recognise(read);
+        }
         let mut outcome = Outcome::default();
         let mut last: Option<RowKey> = None;
         loop {
-            let in_range = |row: &RowKey| {
-                let micros = row.position.micros();
-                micros > read.after && read.upto.is_none_or(|upto| micros <= upto)
-            };
-            let page: Vec<RowKey> = self
-                .log
-                .iter()
-                .filter(|(row, visible)| **visible <= self.now && in_range(row))
-                .map(|(row, _)| *row)
-                .filter(|row| last.is_none_or(|last| *row > last))
-                .take(self.scenario.page)
-                .collect();
+            let page = self.shown(read, last);
             let Some(end) = page.last().copied() else {
                 break;
             };
@@ -175,13 +194,34 @@ impl World {
             self.check_memory();
             self.settle_some();
             let too_many = read.row_limit.is_some_and(|limit| outcome.rows > limit);
-            if too_many || (read.kind != Kind::Window && self.full()) {
+            if too_many || (read.upto.is_none() && self.full()) {
                 self.follower.given_up(read);
-                return;
+                return None;
             }
         }
-        let now = self.moment();
-        self.follower.completed(read, outcome, now);
+        self.follower.completed(read, outcome);
+        Some(outcome)
+    }
+
+    /// Tells apart what an earlier run has published.
+    fn recognise(&mut self, read: &Read) {
+        let Some(published) = self.published.take() else {
+            return;
+        };
+        let (page, everything) = (self.scenario.page, usize::MAX);
+        self.scenario.page = everything;
+        let shown = self.shown(read, None);
+        self.scenario.page = page;
+        let of_summary = shown.iter().map(|row| hash(*row));
+        let of_summary = of_summary.filter(|hash| !published.unsettled.contains(hash));
+        let fresh = published.summary.reconcile(of_summary).fresh;
+        let known = shown.iter().filter(|row| {
+            let hash = hash(**row);
+            !fresh.contains(&hash) && !published.unsettled.contains(&hash)
+        });
+        let known: Vec<Mark> = known.map(|row| (*row).into()).collect();
+        self.restored += known.len();
+        self.tracker.restore(known);
     }
 
     /// Over its limit the group holds at most what a window brings before it is given up, and the
@@ -208,9 +248,12 @@ impl World {
     }
 
     fn advance(&mut self) {
+        if self.published.is_some() {
+            return;
+        }
         let before = self.follower.watermark();
         let watermark = self.follower.advance(self.tracker.floor());
-        self.tracker.forget(watermark);
+        let _ = self.tracker.forget(watermark).count();
         assert!(watermark >= before, "W never moves back");
         // Everything at or before W is durable, and nothing more can appear there.
         for row in self.log.keys() {
@@ -222,15 +265,30 @@ impl World {
         }
     }
 
-    fn crash(&mut self) {
-        let (watermark, published) = self.saved.clone();
-        self.follower = Follower::new(settings(), watermark);
-        self.tracker = Tracker::new(watermark);
-        for row in published {
-            self.tracker.register_settled(row);
+    fn save(&mut self) {
+        if self.published.is_some() {
+            return;
         }
+        let watermark = self.follower.watermark();
+        let window = Published::nothing(watermark).window;
+        // Most of what is there is summed, or the summary would hardly be used.
+        let now = self.now + 1_500_000;
+        let published = Published::of(&self.tracker, watermark, window, now);
+        self.saved = (watermark, published::encode(&published, watermark));
+    }
+
+    fn crash(&mut self) {
+        let (watermark, bytes) = self.saved.clone();
+        let published = published::decode(&bytes, watermark).expect("it was encoded");
+        self.follower = Follower::new(settings(), watermark).resuming(published.upto);
+        self.rounds = Rounds::new(&settings(), self.moment());
+        self.tracker = Tracker::new(watermark);
+        self.tracker.restore(published.recent.iter().copied());
         self.unsettled.clear();
         self.restored = 4 * settings().target_rows + self.tracker.len() + 2 * self.scenario.page;
+        // A resumed read has no limit: it brings what was in flight.
+        self.restored += self.scenario.rows.len();
+        self.published = (published.upto > watermark).then_some(published);
     }
 
     fn step(&mut self) {
@@ -248,6 +306,7 @@ impl World {
                     self.read(&read);
                 }
             }
+            Next::Live => self.round(now),
             Next::At(ticks) => {
                 assert!(ticks > self.now, "the follower waits for the past");
                 self.now = ticks;
@@ -260,10 +319,48 @@ impl World {
         self.now += 1;
         self.settle_some();
         if self.choose(8) == 0 {
-            self.saved = (self.follower.watermark(), self.tracker.settled().collect());
+            self.save();
         }
         if self.scenario.crashes && self.choose(40) == 0 {
             self.crash();
+        }
+    }
+
+    fn round(&mut self, now: Moment) {
+        let part = Part {
+            confirmed: self.follower.confirmed(),
+            tailed_at: self.follower.tailed_at(),
+            everything: false,
+        };
+        let read = |kind, after| Read {
+            kind,
+            after,
+            upto: None,
+            started: now,
+            row_limit: None,
+        };
+        let read = match self.rounds.next(now, part) {
+            Round::Poll(after) => read(Kind::Tail, after),
+            Round::Rescan(after) => read(Kind::Rescan, after),
+            Round::At(ticks) => {
+                assert!(ticks > self.now, "the rounds wait for the past");
+                self.now = ticks;
+                return;
+            }
+        };
+        let outcome = self.read(&read);
+        let ended = self.moment();
+        match (outcome, read.kind) {
+            (None, _) => self.rounds.again(ended),
+            (Some(outcome), Kind::Tail) => {
+                self.rounds
+                    .polled(outcome.fresh, outcome.newest, now, ended);
+            }
+            (Some(outcome), _) => {
+                let times = [now, ended];
+                self.rounds
+                    .rescanned(read.after, part.confirmed, outcome.fresh, times);
+            }
         }
     }
 
@@ -311,14 +408,28 @@ proptest! {
     }
 }
 
-fn next_read(follower: &mut Follower, now: i64) -> Read {
-    let now = Moment {
-        wall: now,
-        ticks: now,
-    };
-    match follower.next(now, Load::default()) {
+fn now(micros: i64) -> Moment {
+    Moment {
+        wall: micros,
+        ticks: micros,
+    }
+}
+
+fn next_read(follower: &mut Follower, at: i64) -> Read {
+    match follower.next(now(at), Load::default()) {
         Next::Read(read) => read,
         other => panic!("{other:?}"),
+    }
+}
+
+/// A read of everything above `confirmed`, as the rounds make it.
+fn everything(follower: &Follower, started: i64) -> Read {
+    Read {
+        kind: Kind::Rescan,
+        after: follower.confirmed(),
+        upto: None,
+        started: now(started),
+        row_limit: None,
     }
 }
 
@@ -332,11 +443,7 @@ fn an_empty_day_takes_few_reads() {
         if read.kind != Kind::Window {
             break;
         }
-        let now = Moment {
-            wall: START,
-            ticks: START,
-        };
-        follower.completed(&read, Outcome::default(), now);
+        follower.completed(&read, Outcome::default());
         reads += 1;
     }
     assert!(reads < 25, "{reads} reads");
@@ -346,26 +453,17 @@ fn an_empty_day_takes_few_reads() {
 fn a_read_that_started_early_confirms_little() {
     let mut follower = Follower::new(settings(), START);
     let started = START + LATE_WINDOW + 500_000;
-    let read = next_read(&mut follower, started);
-    let ended = started + 60_000_000;
-    let now = Moment {
-        wall: ended,
-        ticks: ended,
-    };
-    follower.completed(&read, Outcome::default(), now);
+    // However long it takes.
+    let read = everything(&follower, started);
+    follower.completed(&read, Outcome::default());
     assert_eq!(follower.advance(i64::MAX), START + 500_000);
 }
 
 #[test]
 fn a_clock_that_goes_back_moves_nothing_back() {
     let mut follower = Follower::new(settings(), START);
-    let read = next_read(&mut follower, START + LATE_WINDOW + 900_000);
-    let done = |ticks| Moment { wall: START, ticks };
-    follower.completed(
-        &read,
-        Outcome::default(),
-        done(START + LATE_WINDOW + 900_000),
-    );
+    let read = everything(&follower, START + LATE_WINDOW + 900_000);
+    follower.completed(&read, Outcome::default());
     let before = follower.advance(i64::MAX);
     let back = Moment {
         wall: START - 60_000_000,
@@ -374,56 +472,88 @@ fn a_clock_that_goes_back_moves_nothing_back() {
     let Next::Read(read) = follower.next(back, Load::default()) else {
         panic!("a read is due");
     };
-    follower.completed(&read, Outcome::default(), back);
+    follower.completed(&read, Outcome::default());
     assert_eq!(follower.advance(i64::MAX), before);
 }
 
 #[test]
-fn an_incomplete_batch_holds_the_watermark_and_the_tail() {
+fn an_incomplete_batch_holds_the_watermark() {
     let mut follower = Follower::new(settings(), START);
-    let started = START + LATE_WINDOW;
-    let read = next_read(&mut follower, started);
+    let started = START + LATE_WINDOW + 1_000;
+    let read = everything(&follower, started);
     let cut = Outcome {
         rows: 2,
         fresh: 1,
         newest: Some(started - 1),
         cut: Some(START + 5),
     };
-    let now = |at| Moment {
-        wall: at,
-        ticks: at,
-    };
-    follower.completed(&read, cut, now(started));
-    let later = started + 20_000;
-    let read = next_read(&mut follower, later);
-    assert!(
-        read.after <= START + 4,
-        "the next tail read sees the batch again"
-    );
-    assert!(follower.advance(i64::MAX) <= START + 4);
+    follower.completed(&read, cut);
+    assert_eq!(follower.advance(i64::MAX), START + 4);
+    assert!(!follower.has_covered(started));
+}
+
+#[test]
+fn a_group_is_live_when_a_read_without_end_has_begun_where_the_others_ended() {
+    let mut follower = Follower::new(settings(), START);
+    let at = START + 60_000_000;
+    let mut ended = START;
+    loop {
+        let read = next_read(&mut follower, at);
+        assert_eq!(read.after, ended, "nothing is left out");
+        follower.completed(&read, Outcome::default());
+        if read.kind == Kind::Tail {
+            break;
+        }
+        ended = read.upto.expect("a window has an end");
+        assert!(
+            ended <= at - settings().confirm,
+            "what is young is confirmed"
+        );
+    }
+    assert_eq!(follower.next(now(at), Load::default()), Next::Live);
+    // A failure, and it begins again before what it has read last.
+    follower.failed(now(at));
+    let read = next_read(&mut follower, at + 10_000_000);
+    assert!(read.after <= at - settings().confirm);
 }
 
 #[test]
 fn a_full_group_waits_for_settlements_and_then_reads_only_the_settled_past() {
     let mut follower = Follower::new(settings(), START);
     let at = START + LATE_WINDOW + 500_000;
-    let now = Moment {
-        wall: at,
-        ticks: at,
-    };
     let load = |pending| Load {
         full: true,
         pending,
     };
-    assert_eq!(follower.next(now, load(1)), Next::AfterSettlement);
-    let Next::Read(read) = follower.next(now, load(0)) else {
+    assert_eq!(follower.next(now(at), load(1)), Next::AfterSettlement);
+    let Next::Read(read) = follower.next(now(at), load(0)) else {
         panic!("nothing is pending, so a window can free memory");
     };
     assert_eq!(
         (read.kind, read.upto),
         (Kind::Window, Some(START + 500_000))
     );
-    follower.completed(&read, Outcome::default(), now);
+    follower.completed(&read, Outcome::default());
     // Nothing older is left: only time helps.
-    assert!(matches!(follower.next(now, load(0)), Next::At(ticks) if ticks > at));
+    assert!(matches!(follower.next(now(at), load(0)), Next::At(ticks) if ticks > at));
+}
+
+#[test]
+fn what_an_earlier_run_has_published_is_recognised_first() {
+    let mut follower = Follower::new(settings(), START).resuming(START + 3_000_000);
+    let full = Load {
+        full: true,
+        pending: 1,
+    };
+    let at = START + 60_000_000;
+    let Next::Read(read) = follower.next(now(at), full) else {
+        panic!("it is read whatever there is room for");
+    };
+    assert_eq!(
+        (read.kind, read.after, read.upto),
+        (Kind::Resume, START, Some(START + 3_000_000))
+    );
+    follower.completed(&read, Outcome::default());
+    let read = next_read(&mut follower, at);
+    assert_eq!((read.kind, read.after), (Kind::Window, START + 3_000_000));
 }

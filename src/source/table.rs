@@ -1,29 +1,32 @@
 //! The source of one outbox table: its groups, their reads, its checkpoints.
 //!
 //! One task owns the state of all groups; a heap of due times starts reads as tasks of a set, so
-//! that an idle group costs nothing between two reads. It never waits for a row to be taken.
+//! that an idle group costs nothing between two reads. It never waits for a row to be taken. Groups that
+//! have caught up are read in bundles ([`bundles`]), others each by itself.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use scylla::client::session::Session;
 use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::clock::Clock;
-use super::expiry;
-use super::follower::{Next, Outcome, Read, Settings};
+use super::follower::{Kind, Moment, Next, Outcome, Read, Settings};
 use super::generations::{self, Generations};
-use super::group::{Group, Saved};
+use super::group::{Beginning, Group, Saved};
 use super::intake::OpenIntake;
-use super::pass::{self, Ended, Pass, Shared};
+use super::pace::Pace;
+use super::pass::{self, Ended, Member, Pass, Shared};
 use super::plan::{self, Plan};
 use super::reader::{self, LogReader};
+use super::ring::Ring;
+use super::wake_up::{Hints, WakeUps};
 use crate::ack::Settled;
 use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
 use crate::config::{Config, Outbox, TableName};
@@ -33,16 +36,12 @@ use crate::runtime::{Chain, Phase};
 use crate::scylla::{self as cluster, TableDescription};
 use crate::telemetry::metrics::Metrics;
 
+use bundles::{Bundle, Unit};
+
 /// How often a group that waits for room is looked at again.
 const RECHECK_MICROS: i64 = 50_000;
 /// A second change of the table within this time is an error rather than a change.
 const REOPEN_PAUSE_MICROS: i64 = 5_000_000;
-/// Attempts of the last save.
-const LAST_SAVES: u32 = 5;
-/// Pause between them.
-const LAST_SAVE_PAUSE: Duration = Duration::from_millis(500);
-/// How long a source that has failed waits for what it has handed on to be settled.
-const GIVE_UP_GRACE: Duration = Duration::from_secs(5);
 /// Settlements taken at once.
 const SETTLED_AT_ONCE: usize = 4_096;
 
@@ -98,12 +97,14 @@ pub struct SourceContext<O> {
     pub checkpoints: Option<Arc<Store>>,
     /// The relay's counters.
     pub metrics: Arc<Metrics>,
-    /// Bounds the reads of all tables (`follow.concurrent_reads`).
-    pub reads: Arc<Semaphore>,
+    /// Bounds the reads of all tables.
+    pub pace: Arc<Pace>,
     /// The relay's clock.
     pub clock: Arc<Clock>,
     /// What the source has done, for the health monitor.
     pub progress: Arc<Progress>,
+    /// Hints of writers, if they are taken.
+    pub wake_ups: Option<WakeUps>,
 }
 
 /// Reads one outbox table.
@@ -148,15 +149,13 @@ async fn stopping(phase: &mut watch::Receiver<Phase>) {
 
 /// A finished read.
 struct Done<I> {
-    slot: u32,
     epoch: u64,
-    intake: I,
+    members: Vec<Member<I>>,
     read: Read,
-    outcome: Result<Ended, pass::Error>,
+    /// The bundle whose round it was.
+    bundle: Option<u32>,
+    ended: Result<Ended, pass::Error>,
 }
-
-/// A finished save: what was to be saved, and what came of it.
-type SaveResult = (Vec<(u32, Saved)>, Result<(), checkpoint::Error>);
 
 /// What a look at the table's surroundings has shown.
 struct Looked {
@@ -168,7 +167,6 @@ struct Running<'c, O: OpenIntake> {
     context: &'c SourceContext<O>,
     shared: Arc<Shared>,
     settings: Settings,
-    idle_interval: i64,
     reader: Arc<LogReader>,
     prototype: O::Intake,
     epoch: u64,
@@ -178,9 +176,16 @@ struct Running<'c, O: OpenIntake> {
     stored: HashMap<GroupKey, GroupCheckpoint>,
     plan: Plan,
     groups: Vec<Group<O::Intake>>,
-    due: BinaryHeap<Reverse<(i64, u32)>>,
+    bundles: Vec<Bundle>,
+    /// The slots of each generation's groups; `None` for those that an earlier run has closed.
+    rings: BTreeMap<i64, Ring<Option<u32>>>,
+    hints: Hints,
+    /// Groups in which something was written just now, as writers say.
+    hinted: Vec<u32>,
+    due: BinaryHeap<Reverse<(i64, Unit)>>,
     reads: JoinSet<Done<O::Intake>>,
-    saves: JoinSet<SaveResult>,
+    saves: saves::Saves,
+    sweeps: sweeps::Sweeps,
     /// Groups whose reads fail again and again.
     failing: usize,
     /// Whether writes to the table are logged.
@@ -203,18 +208,22 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let settings = Settings::new(follow);
         let shared = Shared {
             metrics: Arc::clone(&context.metrics),
-            reads: Arc::clone(&context.reads),
+            progress: Arc::clone(&context.progress),
+            pace: Arc::clone(&context.pace),
+            clock: Arc::clone(&context.clock),
             settled: sender,
             phase,
             tracked: AtomicUsize::new(0),
             limit: follow.tracked_positions.get(),
             late_window: settings.late_window,
+            confirm: settings.confirm,
         };
         let mut running = Self {
             context,
             shared: Arc::new(shared),
+            saves: saves::Saves::default(),
+            sweeps: sweeps::Sweeps::new(settings.late_window),
             settings,
-            idle_interval: micros(context.config.checkpoint.idle_interval),
             reader,
             prototype,
             epoch: 0,
@@ -224,9 +233,14 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             stored,
             plan: Plan::default(),
             groups: Vec::new(),
+            bundles: Vec::new(),
+            rings: BTreeMap::new(),
+            hints: (context.wake_ups.as_ref()).map_or_else(Hints::none, |wake_ups| {
+                wake_ups.subscribe(&context.outbox.table)
+            }),
+            hinted: Vec::new(),
             due: BinaryHeap::new(),
             reads: JoinSet::new(),
-            saves: JoinSet::new(),
             failing: 0,
             logged: true,
             settled,
@@ -250,19 +264,22 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let mut look = ticker(config.follow.generation_poll);
         let mut looks: JoinSet<Looked> = JoinSet::new();
         let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
+        let mut tokens = Vec::new();
         let mut now_phase = *phase.borrow_and_update();
         while now_phase < Phase::Finishing {
-            let wake = self.start_reads(now_phase);
+            let wake = self.start_reads(now_phase).min(self.start_sweep(now_phase));
             tokio::select! {
                 changed = phase.changed() => {
                     let ended = changed.is_err();
                     now_phase = if ended { Phase::Finishing } else { *phase.borrow_and_update() };
                 }
                 _ = self.settled.recv_many(&mut settled, SETTLED_AT_ONCE) => self.settle(&mut settled),
+                () = self.hints.next(&mut tokens) => self.hint(&mut tokens),
                 Some(done) = self.reads.join_next() => self.done(done).await?,
                 () = tokio::time::sleep(wake) => {}
                 _ = save.tick() => self.start_save(),
-                Some(saved) = self.saves.join_next() => self.saved(saved),
+                Some(saved) = self.saves.tasks.join_next() => self.saved(saved),
+                Some(swept) = self.sweeps.tasks.join_next() => self.swept(swept),
                 _ = look.tick(), if looks.is_empty() => {
                     let generations = self.generations.clone();
                     let session = Arc::clone(&self.context.session);
@@ -277,7 +294,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 Some(looked) = looks.join_next() => self.looked(looked.map_err(Error::Panicked)?).await,
             }
         }
-        self.finish(LAST_SAVES).await;
+        self.finish(saves::LAST_SAVES).await;
         Ok(())
     }
 
@@ -287,113 +304,184 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         if phase > Phase::Running {
             return idle;
         }
-        while let Some(Reverse((at, slot))) = self.due.peek().copied() {
+        self.start_hinted();
+        while let Some(Reverse((at, unit))) = self.due.peek().copied() {
             let now = self.context.clock.now();
-            if at > now.ticks {
-                return Duration::from_micros((at - now.ticks) as u64);
+            let wait = (at - now.ticks).max(self.context.pace.wait(now.ticks));
+            if wait > 0 {
+                return Duration::from_micros(wait as u64);
             }
             self.due.pop();
-            let group = &mut self.groups[slot as usize];
-            if group.due != Some(at) {
-                continue;
-            }
-            group.due = None;
-            let load = group.load(&self.shared);
-            match group.follower.next(now, load) {
-                Next::Read(read) => self.start_read(slot, read),
-                Next::At(ticks) => self.schedule(slot, ticks.max(now.ticks + 1)),
-                Next::AfterSettlement => {
-                    group.waiting = true;
-                    self.schedule(slot, now.ticks + RECHECK_MICROS);
-                }
+            match unit {
+                Unit::Group(slot) => self.turn_of_group(slot, at, now),
+                Unit::Bundle(bundle) => self.turn_of_bundle(bundle, at, now),
             }
         }
         idle
     }
 
-    fn schedule(&mut self, slot: u32, ticks: i64) {
+    /// What a group by itself does next.
+    fn turn_of_group(&mut self, slot: u32, at: i64, now: Moment) {
         let group = &mut self.groups[slot as usize];
-        let readable = !group.reading && !group.closed;
-        if readable && self.plan.may_read(group.key.generation) {
-            group.due = Some(ticks);
-            self.due.push(Reverse((ticks, slot)));
+        if group.due != Some(at) {
+            return;
+        }
+        group.due = None;
+        if group.reading {
+            return;
+        }
+        if !group.stragglers.lock().waiting().is_empty() {
+            let watermark = group.follower.watermark();
+            let read = Read {
+                kind: Kind::Stragglers,
+                after: i64::MIN,
+                upto: Some(watermark),
+                started: now,
+                row_limit: None,
+            };
+            return self.start_read(&[slot], read, None);
+        }
+        let load = group.load(&self.shared);
+        match group.follower.next(now, load) {
+            Next::Read(read) => self.start_read(&[slot], read, None),
+            Next::At(ticks) => self.schedule(slot, ticks.max(now.ticks + 1)),
+            Next::AfterSettlement => {
+                group.waiting = true;
+                self.schedule(slot, now.ticks + RECHECK_MICROS);
+            }
+            Next::Live => {
+                let bundle = group.bundle;
+                self.schedule_bundle(bundle, now.ticks);
+            }
         }
     }
 
-    fn start_read(&mut self, slot: u32, read: Read) {
-        let group = &mut self.groups[slot as usize];
-        group.reading = true;
-        group.waiting = false;
+    fn may_read(&self, slot: u32) -> bool {
+        let group = &self.groups[slot as usize];
+        let readable = !group.reading && !group.closed;
+        readable && self.plan.may_read(group.key.generation, group.range_end)
+    }
+
+    fn schedule(&mut self, slot: u32, ticks: i64) {
+        if self.may_read(slot) {
+            self.groups[slot as usize].due = Some(ticks);
+            self.due.push(Reverse((ticks, Unit::Group(slot))));
+        }
+    }
+
+    fn start_read(&mut self, slots: &[u32], read: Read, bundle: Option<u32>) {
+        let mut members = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let group = &mut self.groups[*slot as usize];
+            group.reading = true;
+            group.waiting = false;
+            group.hinted = false;
+            let intake = group.intake.take();
+            members.push(Member {
+                slot: *slot,
+                streams: Arc::clone(&group.streams),
+                tracker: group.tracker.clone(),
+                stragglers: group.stragglers.clone(),
+                intake: intake.unwrap_or_else(|| self.prototype.clone()),
+                late_before: group.follower.late_before(),
+                published: group.published.clone(),
+                outcome: Outcome::default(),
+            });
+        }
+        if let Some(bundle) = bundle {
+            self.bundles[bundle as usize].reading = true;
+        }
         let epoch = self.epoch;
-        let intake = group.intake.take();
-        let mut pass = Pass {
-            shared: Arc::clone(&self.shared),
-            reader: Arc::clone(&self.reader),
-            slot,
-            streams: Arc::clone(&group.streams),
-            tracker: group.tracker.clone(),
-            intake: intake.unwrap_or_else(|| self.prototype.clone()),
-            read,
-            outcome: Outcome::default(),
-            cut_stream: None,
-        };
+        let (shared, reader) = (Arc::clone(&self.shared), Arc::clone(&self.reader));
+        let mut pass = Pass::new(shared, reader, read, members);
         self.reads.spawn(async move {
-            let outcome = pass.run().await;
+            let ended = pass.run().await;
             Done {
-                slot,
                 epoch,
-                intake: pass.intake,
+                members: pass.members,
                 read: pass.read,
-                outcome,
+                bundle,
+                ended,
             }
         });
     }
 
     async fn done(&mut self, done: Result<Done<O::Intake>, JoinError>) -> Result<(), Error> {
         let Done {
-            slot,
             epoch,
-            intake,
+            members,
             read,
-            outcome,
+            bundle,
+            ended,
         } = done.map_err(Error::Panicked)?;
         let now = self.context.clock.now();
         let current = epoch == self.epoch;
-        let group = &mut self.groups[slot as usize];
-        group.reading = false;
-        group.intake = current.then_some(intake);
-        match outcome {
-            Ok(Ended::Complete(outcome)) => {
-                group.follower.completed(&read, outcome, now);
-                self.read_well(slot);
+        let mut outcomes = Vec::with_capacity(members.len());
+        for member in members {
+            let group = &mut self.groups[member.slot as usize];
+            group.reading = false;
+            group.intake = current.then_some(member.intake);
+            outcomes.push((member.slot, member.outcome));
+        }
+        match ended {
+            Ok(Ended::Complete) => self.read_complete(&read, &outcomes, bundle, now),
+            Ok(Ended::GivenUp) => {
+                for (slot, _) in &outcomes {
+                    self.groups[*slot as usize].follower.given_up(&read);
+                }
+                if let Some(bundle) = bundle {
+                    self.bundles[bundle as usize].rounds.again(now);
+                }
             }
-            Ok(Ended::GivenUp) => group.follower.given_up(&read),
             // The pipeline has ended. The supervisor sees it too and stops the relay; until then
             // what is settled is still saved.
             Ok(Ended::Stopped) | Err(pass::Error::Closed(_)) => return Ok(()),
             Err(pass::Error::Reader(error)) => {
-                group.follower.failed(now);
-                self.read_badly(slot);
-                self.context.metrics.read_errors.add(1);
-                // An error of a reader that was replaced meanwhile says nothing of the new one.
-                if current && is_about_the_table(&error) {
-                    self.reopen(error, now.ticks).await?;
-                } else {
-                    tracing::warn!(
-                        table = %self.context.outbox.table,
-                        error = %Chain(&error),
-                        "a read of the log has failed and will be made again"
-                    );
+                for (slot, _) in &outcomes {
+                    self.groups[*slot as usize].follower.failed(now);
+                    self.read_badly(*slot);
                 }
+                self.read_failed(error, current, now).await?;
             }
         }
-        self.moved(slot);
-        self.schedule(slot, now.ticks);
+        for (slot, _) in &outcomes {
+            self.moved(*slot);
+            let group = &self.groups[*slot as usize];
+            if group.hinted {
+                self.hinted.push(*slot);
+            }
+            let straggling = !group.stragglers.lock().is_empty();
+            if bundle.is_none() || !group.follower.is_live() || straggling {
+                self.schedule(*slot, now.ticks);
+            }
+        }
+        if let Some(bundle) = bundle {
+            self.bundles[bundle as usize].reading = false;
+            self.schedule_bundle(bundle, now.ticks);
+        }
         Ok(())
     }
 
-    fn read_well(&mut self, slot: u32) {
+    fn read_complete(
+        &mut self,
+        read: &Read,
+        outcomes: &[(u32, Outcome)],
+        bundle: Option<u32>,
+        now: Moment,
+    ) {
         self.context.progress.read();
+        for (slot, outcome) in outcomes {
+            let group = &mut self.groups[*slot as usize];
+            group.follower.completed(read, *outcome);
+            if read.kind == Kind::Resume {
+                group.published = None;
+            }
+            self.read_well(*slot);
+        }
+        self.round_complete(read, outcomes, bundle, now);
+    }
+
+    fn read_well(&mut self, slot: u32) {
         if std::mem::take(&mut self.groups[slot as usize].failed_reads) >= FAILING_READS {
             self.failing -= 1;
             self.context.progress.failing_groups(self.failing);
@@ -407,6 +495,28 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             self.failing += 1;
             self.context.progress.failing_groups(self.failing);
         }
+    }
+
+    async fn read_failed(
+        &mut self,
+        error: reader::Error,
+        current: bool,
+        now: Moment,
+    ) -> Result<(), Error> {
+        self.context.metrics.read_errors.add(1);
+        if is_overload(&error) {
+            self.context.pace.complained(now.ticks);
+        }
+        // An error of a reader that was replaced meanwhile says nothing of the new one.
+        if current && is_about_the_table(&error) {
+            return self.reopen(error, now.ticks).await;
+        }
+        tracing::warn!(
+            table = %self.context.outbox.table,
+            error = %Chain(&error),
+            "a read of the log has failed and will be made again"
+        );
+        Ok(())
     }
 
     /// The table may have been altered: describe it and prepare the reads anew.
@@ -435,11 +545,16 @@ impl<'c, O: OpenIntake> Running<'c, O> {
 
     fn settle(&mut self, settled: &mut Vec<Settled>) {
         let mut slots: Vec<u32> = Vec::new();
-        for Settled { group, row } in settled.drain(..) {
-            if let Some(found) = self.groups.get(group as usize) {
-                found.tracker.lock().settle(row);
-                slots.push(group);
+        for Settled { group: slot, row } in settled.drain(..) {
+            let Some(group) = self.groups.get(slot as usize) else {
+                continue;
+            };
+            if !group.tracker.lock().settle(row)
+                && let Some(window) = group.stragglers.lock().settle(row)
+            {
+                self.saves.windows.push((slot, window));
             }
+            slots.push(slot);
         }
         slots.sort_unstable();
         slots.dedup();
@@ -463,7 +578,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         if !group.drained && pending == 0 && !group.reading && group.follower.has_covered(boundary)
         {
             group.drained = true;
-            self.plan.drained(generation);
+            self.plan.drained(generation, group.range_end);
             self.schedule_readable();
         }
         let group = &mut self.groups[slot as usize];
@@ -486,7 +601,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let now = self.context.clock.now().ticks;
         for slot in 0..self.groups.len() {
             let group = &self.groups[slot];
-            if group.due.is_none() && !group.reading {
+            if group.due.is_none() && !group.reading && !group.follower.is_live() {
                 self.schedule(slot as u32, now);
             }
         }
@@ -535,12 +650,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
 
     /// Takes up generations that are new.
     async fn update(&mut self, listed: &[i64]) -> Result<(), Error> {
-        let ttl = self
-            .reader
-            .description()
-            .cdc
-            .as_ref()
-            .map_or(Duration::ZERO, |cdc| cdc.ttl);
+        let ttl = self.log_ttl();
         let open = |generation: i64| {
             let of = |(key, group): (&GroupKey, &GroupCheckpoint)| {
                 key.generation == generation && !group.closed
@@ -565,184 +675,52 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         Ok(())
     }
 
+    /// How long the log keeps its rows; zero is for ever.
+    fn log_ttl(&self) -> Duration {
+        let cdc = self.reader.description().cdc.as_ref();
+        cdc.map_or(Duration::ZERO, |cdc| cdc.ttl)
+    }
+
     fn add(&mut self, timestamp: i64, groups: Vec<generations::StreamGroup>) {
         let total = groups.len();
-        let watermark = plan::first_watermark(timestamp, self.start);
-        let mut closed = 0;
+        let first = plan::first_watermark(timestamp, self.start);
+        let now = self.context.clock.now();
+        let mut parts = Vec::with_capacity(total);
+        let mut ring = Vec::with_capacity(total);
         for group in groups {
             let key = GroupKey {
                 generation: timestamp,
                 group: group.id.clone(),
             };
             let checkpoint = self.stored.remove(&key);
-            if checkpoint
-                .as_ref()
-                .is_some_and(|checkpoint| checkpoint.closed)
-            {
-                closed += 1;
+            let checkpoint = checkpoint.as_ref();
+            let closed = checkpoint.is_some_and(|checkpoint| checkpoint.closed);
+            parts.push((group.range_end, closed));
+            if closed {
+                ring.push((group.range_end, None));
                 continue;
             }
-            let settings = self.settings.clone();
-            let checkpoint = checkpoint.as_ref();
-            let group = Group::new(
-                timestamp,
+            let slot = self.groups.len() as u32;
+            ring.push((group.range_end, Some(slot)));
+            let bundle = self.join_bundle(timestamp, slot, group.streams.len(), now);
+            let beginning = Beginning {
+                generation: timestamp,
                 group,
                 checkpoint,
-                watermark,
-                settings,
-                &self.shared,
-            );
+                first,
+                bundle,
+            };
+            let group = Group::new(beginning, self.settings.clone(), &self.shared);
             self.groups.push(group);
         }
-        self.plan.add(timestamp, total, closed);
+        self.rings.insert(timestamp, ring.into_iter().collect());
+        self.plan.add(timestamp, parts);
         tracing::info!(
             table = %self.context.outbox.table,
             generation = timestamp,
             groups = total,
             "a generation of streams is taken up"
         );
-    }
-
-    /// What has to be saved.
-    fn unsaved(&self, last: bool) -> (Vec<GroupCheckpoint>, Vec<(u32, Saved)>) {
-        let now = self.context.clock.now().ticks;
-        let groups = self.groups.iter().zip(0..);
-        groups
-            .filter_map(|(group, slot)| {
-                let (checkpoint, saved) = group.checkpoint(now, self.idle_interval, last)?;
-                Some((checkpoint, (slot, saved)))
-            })
-            .unzip()
-    }
-
-    /// Tells how long the rows that are not settled yet stay in the log.
-    fn look_at_expiry(&self) {
-        let ttl = self
-            .reader
-            .description()
-            .cdc
-            .as_ref()
-            .map_or(Duration::ZERO, |cdc| cdc.ttl);
-        let open = self.groups.iter().filter(|group| !group.closed);
-        let Some(oldest) = open.map(|group| group.follower.watermark()).min() else {
-            return;
-        };
-        let now = self.context.clock.now().wall;
-        self.context
-            .progress
-            .expires(expiry::judge(oldest, now, ttl));
-    }
-
-    fn start_save(&mut self) {
-        self.look_at_expiry();
-        let Some(store) = self.context.checkpoints.clone() else {
-            return;
-        };
-        if !self.saves.is_empty() {
-            return;
-        }
-        let (groups, states) = self.unsaved(false);
-        if groups.is_empty() {
-            return;
-        }
-        let table = self.context.outbox.table.clone();
-        self.saves.spawn(async move {
-            let result = store.save(&table, &groups).await;
-            (states, result)
-        });
-    }
-
-    fn saved(&mut self, saved: Result<SaveResult, JoinError>) {
-        match saved {
-            Ok((states, Ok(()))) => {
-                self.context.metrics.checkpoints.add(states.len() as u64);
-                self.context.progress.saved(true);
-                for (slot, state) in states {
-                    self.groups[slot as usize].saved = Some(state);
-                }
-            }
-            Ok((_, Err(error))) => self.save_failed(&error),
-            Err(error) => self.save_failed(&error),
-        }
-    }
-
-    fn save_failed(&self, error: &(dyn std::error::Error + 'static)) {
-        self.context.metrics.checkpoint_errors.add(1);
-        self.context.progress.saved(false);
-        tracing::warn!(
-            table = %self.context.outbox.table,
-            error = %Chain(error),
-            "checkpoints were not saved; they will be with the next ones"
-        );
-    }
-
-    /// Saves what is settled, also of what is settled soon, so that the next run repeats only what
-    /// the pipeline has not got rid of by then.
-    async fn give_up(&mut self) {
-        self.end_reads().await;
-        let deadline = Instant::now() + GIVE_UP_GRACE;
-        let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
-        while self.has_pending() {
-            let more = self.settled.recv_many(&mut settled, SETTLED_AT_ONCE);
-            if tokio::time::timeout_at(deadline, more).await.is_err() {
-                break;
-            }
-            self.settle(&mut settled);
-        }
-        let Some(store) = self.context.checkpoints.clone() else {
-            return;
-        };
-        let (groups, _) = self.unsaved(true);
-        if let Err(error) = store.save(&self.context.outbox.table, &groups).await {
-            self.save_failed(&error);
-        }
-    }
-
-    fn has_pending(&self) -> bool {
-        let mut groups = self.groups.iter();
-        groups.any(|group| group.tracker.lock().pending() > 0)
-    }
-
-    /// Ends the reads and takes what is left of saves.
-    async fn end_reads(&mut self) {
-        self.reads.abort_all();
-        while self.reads.join_next().await.is_some() {}
-        while let Some(saved) = self.saves.join_next().await {
-            self.saved(saved);
-        }
-    }
-
-    /// Takes what is left of reads and settlements, and saves everything that is settled, in so
-    /// many attempts.
-    async fn finish(&mut self, attempts: u32) {
-        // At a stop the pipeline has ended, so a read that still hands on fails at once; one that
-        // waits for the database, or for room, is given up.
-        self.end_reads().await;
-        let mut settled = Vec::new();
-        while let Ok(one) = self.settled.try_recv() {
-            settled.push(one);
-        }
-        self.settle(&mut settled);
-        let Some(store) = self.context.checkpoints.clone() else {
-            return;
-        };
-        for attempt in 1..=attempts {
-            let (groups, states) = self.unsaved(true);
-            let Err(error) = store.save(&self.context.outbox.table, &groups).await else {
-                self.saved(Ok((states, Ok(()))));
-                return;
-            };
-            self.save_failed(&error);
-            if attempt == attempts {
-                tracing::error!(
-                    table = %self.context.outbox.table,
-                    "the last checkpoint was not saved: events since the one before will be \
-                     published again"
-                );
-            } else {
-                tokio::time::sleep(LAST_SAVE_PAUSE).await;
-            }
-        }
     }
 }
 
@@ -763,6 +741,24 @@ async fn open_reader<O>(context: &SourceContext<O>) -> Result<Arc<LogReader>, re
     let session = Arc::clone(&context.session);
     let reader = LogReader::open(session, &context.outbox, page_rows).await?;
     Ok(Arc::new(reader))
+}
+
+/// Whether an error says that ScyllaDB has too much to do.
+fn is_overload(error: &reader::Error) -> bool {
+    let reader::Error::Read { source, .. } = error else {
+        return false;
+    };
+    match source.as_ref() {
+        ExecutionError::RequestTimeout(_) => true,
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => matches!(
+            error,
+            DbError::Overloaded
+                | DbError::IsBootstrapping
+                | DbError::ReadTimeout { .. }
+                | DbError::RateLimitReached { .. }
+        ),
+        _ => false,
+    }
 }
 
 /// Whether an error may come from an altered, dropped or forbidden table, so that the same read
@@ -794,6 +790,9 @@ fn is_about_the_table(error: &reader::Error) -> bool {
     }
 }
 
+mod bundles;
 mod resume;
+mod saves;
+mod sweeps;
 #[cfg(test)]
 mod tests;

@@ -63,8 +63,26 @@ counters! {
     repetitions,
     /// Rows that could not be decoded.
     undecodable,
+    /// Partitions that writers on this host said they had written.
+    hints,
+    /// Of these: not passed on, because their table's source was behind.
+    hints_dropped,
+    /// Datagrams that were no hints, or about no table of this relay.
+    hints_garbage,
     /// Rows first seen behind the tail.
     late,
+    /// Of these: rows that have appeared after `follow.late_window`, found by a sweep.
+    stragglers,
+    /// Reads of ids before a page was published.
+    confirmations,
+    /// Times of rows that such a read has shown before others, and that were merged in.
+    merged,
+    /// Rows that may have been published again because a checkpoint did not tell them apart.
+    unreconciled,
+    /// Stretches of the log that were compared with what was published of them.
+    swept,
+    /// Reads that were made because of hints.
+    hinted_reads,
     /// Records acknowledged by Kafka.
     published,
     /// Attempts that failed.

@@ -5,6 +5,7 @@
 //! or slow, lines are lost and the relay goes on.
 
 mod files;
+pub mod lateness;
 pub mod metrics;
 
 use std::io;

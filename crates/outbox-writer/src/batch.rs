@@ -8,6 +8,7 @@
 //!    once an attempt may have been written, unless ScyllaDB does not take that timestamp any more.
 //! 4. No two events of a batch share an id; events of one aggregate are in the log in the order of
 //!    addition, or the batch is refused (a table by event id has no order and is not checked).
+//! 5. Hints are sent after a batch is known to be written, and only then; they change no outcome.
 //!
 //! Not here: retries. The driver's retry policy applies; see [`Batch::idempotent`].
 
@@ -53,6 +54,8 @@ struct Content {
     values: Vec<Cells>,
     application_statements: usize,
     event_ids: Vec<Uuid>,
+    /// Tokens of the outbox rows, if somebody is to be told of them.
+    tokens: Vec<i64>,
     seen: HashSet<Uuid>,
     last_of_aggregate: HashMap<String, Uuid>,
     /// When the latest event was added, which may be part of the key.
@@ -109,7 +112,7 @@ impl Batch {
 
     /// Checks the batch. The result can be executed again after an error.
     pub fn prepare(self) -> Result<PreparedBatch, Error> {
-        let content = self.content?;
+        let mut content = self.content?;
         content.check(self.outbox.limits.batch_bytes)?;
         let idempotent = self.idempotent.unwrap_or_else(|| content.is_idempotent());
         let statements = content.statements.into_iter().map(Into::into).collect();
@@ -118,10 +121,14 @@ impl Batch {
         if let Some(consistency) = self.consistency {
             batch.set_consistency(consistency);
         }
+        content.tokens.sort_unstable();
+        content.tokens.dedup();
         Ok(PreparedBatch {
+            outbox: self.outbox,
             batch,
             values: content.values,
             event_ids: content.event_ids,
+            tokens: content.tokens,
             open: false,
         })
     }
@@ -174,6 +181,9 @@ impl Content {
             .map(|column| column.value(&mut event, id, now))
             .collect::<Result<_, _>>()?;
         self.push_row(&outbox.insert, &row)?;
+        if outbox.hints.is_some() {
+            self.tokens.extend(self.last_token());
+        }
         if let Some(delete) = &outbox.delete {
             let key: Vec<Value> = delete
                 .key
@@ -216,6 +226,14 @@ impl Content {
     fn push(&mut self, statement: &PreparedStatement, values: Cells) {
         self.statements.push(statement.clone());
         self.values.push(values);
+    }
+
+    /// The token of the last row's partition key.
+    fn last_token(&self) -> Option<i64> {
+        let (statement, values) = (self.statements.last()?, self.values.last()?);
+        let key = values.key_of(statement);
+        let token = statement.calculate_token(&key).ok()??;
+        Some(token.value())
     }
 
     fn check(&self, max_bytes: usize) -> Result<(), Error> {
@@ -313,9 +331,12 @@ fn check_headers(outbox: &Inner, event: &Event, id: Uuid) -> Result<(), Error> {
 
 /// A checked batch, which can be executed again and again and is one write all the same.
 pub struct PreparedBatch {
+    outbox: Arc<Inner>,
     batch: CqlBatch,
     values: Vec<Cells>,
     event_ids: Vec<Uuid>,
+    /// Tokens of the outbox rows, without repetitions, if somebody is to be told of them.
+    tokens: Vec<i64>,
     /// Whether some attempt may have written the batch: then the timestamp stays.
     open: bool,
 }
@@ -365,6 +386,9 @@ impl PreparedBatch {
                 source: Box::new(source),
                 may_have_been_written: self.open,
             });
+        }
+        if let Some(hints) = &self.outbox.hints {
+            hints.tell(&self.tokens);
         }
         Ok(Receipt {
             event_ids: self.event_ids.clone(),

@@ -12,6 +12,9 @@ use scylla::serialize::writers::RowWriter;
 use scylla::statement::prepared::PreparedStatement;
 use std::fmt;
 
+/// The length of a value that is "not set".
+const UNSET: i32 = -2;
+
 /// The values of one statement as CQL `[value]`s: a 32-bit length, then as many bytes. A length of
 /// -1 is null, -2 is "not set".
 #[derive(Clone)]
@@ -32,6 +35,28 @@ impl Cells {
         values.serialize(&context, &mut writer)?;
         let count = writer.value_count();
         Ok(Self { bytes, count })
+    }
+
+    /// The same with nothing but the partition key of `statement`; all else is "not set".
+    pub(crate) fn key_of(&self, statement: &PreparedStatement) -> Self {
+        let key = statement.get_variable_pk_indexes();
+        let mut rest = self.bytes.as_slice();
+        let mut bytes = Vec::new();
+        let mut index = 0_u16;
+        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+            let value_length = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0);
+            let (value, tail) = tail.split_at(value_length);
+            rest = tail;
+            if key.iter().any(|part| part.index == index) {
+                bytes.extend_from_slice(length);
+                bytes.extend_from_slice(value);
+            } else {
+                bytes.extend_from_slice(&UNSET.to_be_bytes());
+            }
+            index = index.saturating_add(1);
+        }
+        let count = self.count;
+        Self { bytes, count }
     }
 
     /// Bytes of the values with their lengths.
@@ -64,7 +89,7 @@ impl SerializeRow for Cells {
             rest = tail;
             match i32::from_be_bytes(*length) {
                 -1 => _ = cell.set_null(),
-                -2 => _ = cell.set_unset(),
+                UNSET => _ = cell.set_unset(),
                 length => {
                     let (value, tail) = rest.split_at(length as usize);
                     rest = tail;

@@ -91,6 +91,24 @@ pub enum Error {
         id: String,
     },
 
+    /// Hints may go to an address of the loopback interface only.
+    #[error(
+        "{address:?} is no place for hints: write an address of this host's loopback interface \
+         and a port, such as 127.0.0.1:9465, as in the relay's `follow.wake_up`"
+    )]
+    WakeUpAddress {
+        /// The address as given.
+        address: String,
+    },
+
+    /// The operating system gives no socket for hints.
+    #[error("cannot open a socket for hints to the relay")]
+    WakeUpSocket {
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+
     /// A batch without an event: use the driver's own batch for it.
     #[error("the batch has no event: add one, or write the statements without the outbox")]
     NoEvent,

@@ -86,6 +86,25 @@
 //!
 //! A batch of a single row (an event alone, stored) is sent as a logged batch, too; ScyllaDB
 //! leaves out the batchlog for it, as there is nothing to keep together.
+//!
+//! # Waking the relay
+//!
+//! A relay on the same host can be told which partitions were written, so that it reads them at
+//! once instead of at its next poll. This is an option that costs a datagram a batch and risks
+//! nothing: it neither delays nor fails a write, and a hint that is lost costs only latency.
+//!
+//! ```no_run
+//! # use outbox_writer::{Error, Outbox, WakeUp};
+//! # async fn open(session: &scylla::client::session::Session) -> Result<Outbox, Error> {
+//! // The relay's configuration: follow: { wake_up: "unix:///run/outbox-relay/wake.sock" }
+//! let wake_up = WakeUp::unix("/run/outbox-relay/wake.sock")?;
+//! let outbox = Outbox::builder()
+//!     .wake_up(wake_up.clone())
+//!     .build(session, "shop.outbox_messages")
+//!     .await?;
+//! println!("{} hints sent, {} lost", wake_up.sent(), wake_up.failed());
+//! # Ok(outbox) }
+//! ```
 
 mod attempts;
 mod batch;
@@ -98,6 +117,7 @@ mod layout;
 mod outbox;
 mod row;
 mod table;
+mod wake_up;
 
 pub use batch::{Batch, PreparedBatch, Receipt};
 pub use error::Error;
@@ -105,3 +125,4 @@ pub use event::Event;
 pub use ids::timeuuid;
 pub use layout::{DdlOptions, Layout, PartitionBy, ddl};
 pub use outbox::{Outbox, OutboxBuilder};
+pub use wake_up::WakeUp;

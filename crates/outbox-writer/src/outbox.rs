@@ -11,6 +11,7 @@ use crate::ids::IdKind;
 use crate::layout::{Identifier, Layout, Role, TableName};
 use crate::row::Column;
 use crate::table::{self, BatchOrder};
+use crate::wake_up::WakeUp;
 use scylla::client::session::Session;
 use scylla::statement::prepared::PreparedStatement;
 use std::sync::Arc;
@@ -51,6 +52,28 @@ pub(crate) struct Inner {
     /// What decides the order of an aggregate's events in one batch.
     pub(crate) order: BatchOrder,
     pub(crate) limits: Limits,
+    pub(crate) hints: Option<Hints>,
+}
+
+/// Who is to be told of a batch that was written.
+#[derive(Debug)]
+pub(crate) struct Hints {
+    wake_up: WakeUp,
+    /// `keyspace.table`, as the schema has it.
+    table: String,
+}
+
+impl Hints {
+    fn new(wake_up: WakeUp, insert: &PreparedStatement) -> Option<Self> {
+        let (keyspace, table) = (insert.get_keyspace_name()?, insert.get_table_name()?);
+        let table = format!("{keyspace}.{table}");
+        Some(Self { wake_up, table })
+    }
+
+    /// Tells of the partitions with these tokens.
+    pub(crate) fn tell(&self, tokens: &[i64]) {
+        self.wake_up.tell(&self.table, tokens);
+    }
 }
 
 #[derive(Debug)]
@@ -110,6 +133,7 @@ pub struct OutboxBuilder {
     ttl_seconds: Option<u32>,
     store_nothing: bool,
     require_cdc: bool,
+    wake_up: Option<WakeUp>,
 }
 
 impl Default for OutboxBuilder {
@@ -120,6 +144,7 @@ impl Default for OutboxBuilder {
             ttl_seconds: None,
             store_nothing: false,
             require_cdc: true,
+            wake_up: None,
         }
     }
 }
@@ -192,6 +217,14 @@ impl OutboxBuilder {
         self
     }
 
+    /// Whom to tell of each batch that was written: a relay on the same host, which then reads the
+    /// event at once. Default: nobody; the relay finds it at its next poll.
+    #[must_use]
+    pub fn wake_up(mut self, wake_up: WakeUp) -> Self {
+        self.wake_up = Some(wake_up);
+        self
+    }
+
     /// Prepares the statements and checks the table.
     pub async fn build(self, session: &Session, table: &str) -> Result<Outbox, Error> {
         let table = TableName::parse(table)?;
@@ -216,6 +249,9 @@ impl OutboxBuilder {
         } else {
             None
         };
+        let hints = self
+            .wake_up
+            .and_then(|wake_up| Hints::new(wake_up, &insert));
         Ok(Outbox {
             inner: Arc::new(Inner {
                 insert,
@@ -224,6 +260,7 @@ impl OutboxBuilder {
                 id,
                 order,
                 limits: self.limits,
+                hints,
             }),
         })
     }

@@ -1,11 +1,13 @@
 //! The writer against a database: what it writes, and what stands in the change data capture log.
 
-use outbox_writer::{DdlOptions, Error, Event, Layout, Outbox, PartitionBy, ddl};
+use outbox_writer::{DdlOptions, Error, Event, Layout, Outbox, PartitionBy, WakeUp, ddl};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::value::CqlTimeuuid;
 use scylla_emulator::Emulator;
 use std::error::Error as StdError;
+use std::net::UdpSocket;
+use std::time::Duration;
 use uuid::Uuid;
 
 type TestResult = Result<(), Box<dyn StdError>>;
@@ -406,5 +408,61 @@ async fn batches_can_be_written_from_spawned_tasks() -> TestResult {
         written??;
     }
     assert_eq!(count(&session, "shop.outbox_messages").await?, 4);
+    Ok(())
+}
+
+/// The tokens of a datagram about `table`, whose head is the table's name.
+fn hinted(listener: &UdpSocket, table: &str) -> Result<Vec<i64>, Box<dyn StdError>> {
+    let mut datagram = [0; 2_000];
+    let length = listener.recv(&mut datagram)?;
+    let head = [b"OBWU\x01\x00", &[table.len() as u8][..], table.as_bytes()].concat();
+    assert_eq!(datagram[..head.len()], head);
+    let (tokens, rest) = datagram[head.len()..length].as_chunks();
+    assert!(rest.is_empty());
+    Ok(tokens.iter().copied().map(i64::from_be_bytes).collect())
+}
+
+#[tokio::test]
+async fn what_was_written_is_told_with_the_tokens_that_the_database_gives() -> TestResult {
+    let (_emulator, session, _) = shop_with_outbox().await?;
+    let by_two = ddl("shop.by_two", &DdlOptions::default())?.replace(
+        "PRIMARY KEY ((aggregate_id), id)",
+        "PRIMARY KEY ((aggregate_type, aggregate_id), id)",
+    );
+    run(&session, &by_two).await?;
+    let listener = UdpSocket::bind("127.0.0.1:0")?;
+    listener.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let wake_up = WakeUp::udp(&listener.local_addr()?.to_string())?;
+    for (table, key) in [
+        ("shop.outbox_messages", "aggregate_id"),
+        ("shop.by_two", "aggregate_type, aggregate_id"),
+    ] {
+        let outbox = Outbox::builder()
+            .wake_up(wake_up.clone())
+            .build(&session, table)
+            .await?;
+        let refused = outbox.batch().event(placed("")).execute(&session).await;
+        assert!(refused.is_err());
+        let events = ["a", "b", "a", "c"].map(placed);
+        outbox.batch().events(events).execute(&session).await?;
+
+        let cql = format!("SELECT token({key}) FROM {table}");
+        let rows = session.query_unpaged(cql, ()).await?.into_rows_result()?;
+        let mut tokens = rows
+            .rows::<(i64,)>()?
+            .map(|row| Ok(row?.0))
+            .collect::<Result<Vec<_>, Box<dyn StdError>>>()?;
+        tokens.sort_unstable();
+        tokens.dedup();
+        assert_eq!(tokens.len(), 3);
+        assert_eq!(hinted(&listener, table)?, tokens, "{table}");
+    }
+    assert_eq!((wake_up.sent(), wake_up.failed()), (2, 0));
+
+    // Nobody listens any more, which is nobody's concern.
+    drop(listener);
+    let outbox = Outbox::builder().wake_up(wake_up);
+    let outbox = outbox.build(&session, "shop.outbox_messages").await?;
+    outbox.batch().event(placed("a")).execute(&session).await?;
     Ok(())
 }

@@ -54,7 +54,7 @@ impl World {
             .attempts_under_way
             .insert(self.events[event].key, token);
         let (life, producer) = (relay.life, relay.producer);
-        let mut report = |world: &mut Self, delay: i64, error: Option<Code>| {
+        let report = |world: &mut Self, delay: i64, error: Option<Code>| {
             world.say(|| match error {
                 Some(error) => format!("sent: {name} (token {token}); will fail: {error:?}"),
                 None => format!("sent: {name} (token {token})"),
@@ -83,6 +83,7 @@ impl World {
         let append = self.random.delay(3_000);
         if self.goes_wrong(faults.fatal) {
             if self.random.chance(500) {
+                self.events[event].allowance += 1;
                 self.after(append, Event::Append(life, event));
             }
             let delay = append + self.random.delay(3_000);

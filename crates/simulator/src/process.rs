@@ -16,7 +16,7 @@ use outbox_relay::retry::breaker::State;
 use outbox_relay::route::Router;
 use outbox_relay::runtime::Phase;
 use outbox_relay::sink::{Appended, DeliveryError, Report, SendError};
-use outbox_relay::source::clock::Careful;
+use outbox_relay::source::clock::Clock;
 use outbox_relay::source::follower::Moment;
 use outbox_relay::telemetry::metrics::Metrics;
 use rdkafka::error::RDKafkaErrorCode as Code;
@@ -66,7 +66,7 @@ pub(crate) struct Relay {
     started: i64,
     pub(crate) wire: Arc<Wire>,
     phase: watch::Sender<Phase>,
-    clock: Careful,
+    clock: Arc<Clock>,
     handle: Handle,
     input: Option<Input>,
     pub(crate) core: Core<Admitted>,
@@ -93,6 +93,11 @@ pub(crate) struct Relay {
 impl Relay {
     fn ticks(&self, now: i64) -> i64 {
         now - self.started
+    }
+
+    fn moment(&self, now: i64, system: i64) -> Moment {
+        self.clock.set(system, self.ticks(now));
+        self.clock.now()
     }
 
     fn elapsed(&self, now: i64) -> Duration {
@@ -157,9 +162,11 @@ impl World {
             Arc::new(Metrics::default()),
         );
         let intake = intake.without_repetitions(scenario.settings.late_window, 1_000);
+        let clock = Arc::new(Clock::by_hand());
         let source = SourceSide::new(
             &scenario,
             &wire,
+            &clock,
             Arc::clone(&shape.columns),
             intake,
             phases,
@@ -171,7 +178,7 @@ impl World {
             started: self.now,
             wire,
             phase,
-            clock: Careful::default(),
+            clock,
             handle,
             input: Some(input),
             core,
@@ -284,7 +291,7 @@ impl World {
                 .copied()
                 .filter(known)
                 .collect();
-            let moment = relay.clock.at(system, now - relay.started);
+            let moment = relay.moment(now, system);
             relay.source.looked(&listed, 0, moment);
         }
         let look = self.scenario.look;
@@ -298,7 +305,7 @@ impl World {
         };
         let in_time = matches!(relay.stop, Stop::No | Stop::Draining(_));
         if in_time && relay.saving.is_none() {
-            let moment = relay.clock.at(system, now - relay.started);
+            let moment = relay.moment(now, system);
             if let Some(request) = relay.source.save(moment, system, false) {
                 relay.saving = Some(relay.wire.ask(request));
             }
@@ -320,9 +327,9 @@ impl World {
         }
         // Over its limit a group holds at most what a window brings before it is given up, a page,
         // and what was restored.
-        let groups = scenario.groups * scenario.generations.len();
+        let groups = scenario.groups();
         let window = 4 * scenario.settings.target_rows + 2 * scenario.page_rows + 8;
-        let most = scenario.tracked + groups * window + self.database.rows.len() / 2;
+        let most = scenario.follow.tracked_positions.get() + groups * window + self.database.rows.len() / 2;
         if tracked > most {
             self.violated(Oracle::O7, || {
                 format!("{tracked} rows tracked, {most} are allowed")
@@ -337,7 +344,7 @@ impl World {
         };
         let system = self.system_clock();
         relay.stamps.set(system);
-        let moment = relay.clock.at(system, relay.ticks(self.now));
+        let moment = relay.moment(self.now, system);
         while self.violation.is_none() {
             let mut any = relay.source.progress(moment);
             any |= self.replay_works(&mut relay);
@@ -371,7 +378,10 @@ impl World {
         };
         let replay = (relay.exhausted || relay.person) && relay.replaying.is_none();
         let due = [
-            relay.source.next_due(),
+            relay.source.next_due().map(|due| {
+                let now = relay.ticks(self.now);
+                due.max(now + relay.source.pause(now))
+            }),
             relay
                 .core
                 .next_due()
@@ -567,11 +577,6 @@ impl World {
                     self.say(|| format!("the producer is lost: {error}"));
                     for (event, _) in std::mem::take(&mut relay.sent).into_values() {
                         self.events[event].allowance += 1;
-                    }
-                    // The attempt that ended it may have been appended, too.
-                    for said in &mut self.events {
-                        let under_way = relay.attempts_under_way.contains_key(&said.key);
-                        said.allowance += u32::from(under_way && said.sent);
                     }
                     relay.attempts_under_way.clear();
                 }

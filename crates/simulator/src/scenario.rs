@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use outbox_relay::config::{self, OnExhausted, OnPermanent};
+use outbox_relay::config::{self, OnExhausted, OnPermanent, Start};
 use outbox_relay::source::follower::Settings;
 
 use crate::random::Random;
@@ -73,16 +73,16 @@ pub struct Scenario {
     pub length: i64,
     /// Times at which generations of streams begin, milliseconds since the Unix epoch.
     pub generations: Vec<i64>,
-    /// Stream groups of a generation.
-    pub groups: usize,
+    /// The last tokens of each generation's stream groups, in order.
+    pub rings: Vec<Vec<i64>>,
     /// Streams of a group.
     pub streams: usize,
     /// Rows of a page.
     pub page_rows: usize,
-    /// How groups are followed.
+    /// How the log is followed.
+    pub follow: config::Follow,
+    /// The same, as groups take it.
     pub settings: Settings,
-    /// `follow.tracked_positions`.
-    pub tracked: usize,
     /// Pause between two looks for generations, microseconds.
     pub look: i64,
     /// Pause between two saves, microseconds.
@@ -118,8 +118,7 @@ impl Scenario {
     pub fn new(random: &mut Random) -> Self {
         let length = random.range(4, 14) * SECOND;
         let late_window = random.range(8, 12) * SECOND;
-        let poll = random.range(10, 40) * 1_000;
-        let page_rows = random.range(1, 8) as usize;
+        let follow = follow(random, late_window);
         let mut generations = vec![START / 1_000 - 20_000];
         for _ in 0..random.pick(&[0, 0, 1, 2]) {
             let begins = START + random.range(SECOND, length);
@@ -131,12 +130,12 @@ impl Scenario {
             keys: random.range(1, 6) as usize,
             writes: random.range(5, 60) as usize,
             length,
+            rings: generations.iter().map(|_| ring(random)).collect(),
             generations,
-            groups: random.range(1, 3) as usize,
             streams: random.range(1, 3) as usize,
-            page_rows,
-            settings: settings(random, poll, late_window),
-            tracked: random.pick(&[40, 100, 1_000]),
+            page_rows: follow.page_rows.get() as usize,
+            settings: Settings::new(&follow),
+            follow,
             look: random.range(300, 1_500) * 1_000,
             save: random.range(100, 1_000) * 1_000,
             idle_save: random.range(1, 4) * SECOND,
@@ -179,15 +178,36 @@ impl Scenario {
     }
 }
 
-fn settings(random: &mut Random, poll: i64, late_window: i64) -> Settings {
-    Settings {
-        poll,
-        idle_poll: poll + random.range(200, 800) * 1_000,
-        late_window,
-        rescan: random.range(500, 1_500) * 1_000,
-        overlap: 200_000,
-        target_rows: random.pick(&[4, 16, 100]),
+fn micros(micros: i64) -> Duration {
+    Duration::from_micros(micros as u64)
+}
+
+fn follow(random: &mut Random, late_window: i64) -> config::Follow {
+    let poll = random.range(10, 40) * 1_000;
+    config::Follow {
+        poll: micros(poll),
+        idle_poll: micros(poll + random.range(200, 800) * 1_000),
+        late_window: micros(late_window),
+        confirm: micros(random.range(3 * SECOND, 5 * SECOND)),
+        sweep: false,
+        start: Start::Earliest,
+        page_rows: number(random.range(1, 8) as usize),
+        concurrent_reads: count(random.pick(&[1, 4])),
+        reads_per_second: number(random.pick(&[300, 5_000])),
+        tracked_positions: count(random.pick(&[40, 100, 1_000])),
+        generation_poll: Duration::from_secs(1),
+        wake_up: None,
+        deduplicate: true,
+        accept_expired: false,
     }
+}
+
+fn ring(random: &mut Random) -> Vec<i64> {
+    let ends = random.range(1, 3);
+    let mut ring: Vec<i64> = (0..ends).map(|_| random.next() as i64).collect();
+    ring.sort_unstable();
+    ring.dedup();
+    ring
 }
 
 /// Each kind of fault is there in some of the scenarios, so that each is also met alone.
@@ -223,11 +243,23 @@ fn faults(random: &mut Random, late_window: i64) -> Faults {
 
 impl Scenario {
     /// The streams of all generations.
-    pub fn stream_keys(&self) -> impl Iterator<Item = [u8; 3]> + use<> {
-        let (groups, streams) = (self.groups as u8, self.streams as u8);
-        let generations = self.generations.len() as u8;
-        (0..generations)
-            .flat_map(move |g| (0..groups).map(move |group| [g, group]))
+    pub fn stream_keys(&self) -> impl Iterator<Item = [u8; 3]> + '_ {
+        let streams = self.streams as u8;
+        let groups = (0_u8..).zip(&self.rings);
+        groups
+            .flat_map(|(g, ring)| (0..ring.len() as u8).map(move |group| [g, group]))
             .flat_map(move |[g, group]| (0..streams).map(move |stream| [g, group, stream]))
+    }
+
+    /// The group of a generation that holds a token.
+    pub fn group_of(&self, generation: usize, token: i64) -> u8 {
+        let ring = &self.rings[generation];
+        let at = ring.partition_point(|end| *end < token);
+        (at % ring.len()) as u8
+    }
+
+    /// Groups of all generations.
+    pub fn groups(&self) -> usize {
+        self.rings.iter().map(Vec::len).sum()
     }
 }

@@ -16,17 +16,21 @@ use outbox_relay::event::{ChangeColumns, Position, RowKey};
 use outbox_relay::pipeline::PublishIntake;
 use outbox_relay::runtime::Phase;
 use outbox_relay::source::changes::LogRow;
-use outbox_relay::source::follower::{Moment, Next, Outcome, Read, Settings};
+use outbox_relay::runtime::health::Progress;
+use outbox_relay::source::clock::Clock;
+use outbox_relay::source::follower::{Kind, Moment, Next, Outcome, Read, Settings};
 use outbox_relay::source::generations::StreamGroup;
-use outbox_relay::source::group::{Group, Saved};
-use outbox_relay::source::pass::{self, Ended, Pass, Shared};
+use outbox_relay::source::group::{Beginning, Group, Saved};
+use outbox_relay::source::pace::Pace;
+use outbox_relay::source::pass::{self, Ended, Member, Pass, Shared};
 use outbox_relay::source::plan::{self, Plan};
-use outbox_relay::source::reader::{self, Log, Page, Range};
+use outbox_relay::source::reader::{self, Log, MAX_STREAMS, Page, Range};
+use outbox_relay::source::rounds::{Part, Round, Rounds};
 use outbox_relay::telemetry::metrics::Metrics;
 use scylla::response::PagingState;
 use scylla::value::CqlTimeuuid;
 use scylla_cdc::cdc_types::StreamID;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::database::{Save, StreamKey, stream_id};
 use crate::scenario::Scenario;
@@ -50,7 +54,7 @@ impl Form {
     fn of(checkpoint: &GroupCheckpoint) -> Self {
         Self {
             watermark: checkpoint.watermark,
-            published: published::encode(&checkpoint.published),
+            published: published::encode(&checkpoint.published, checkpoint.watermark),
             closed: checkpoint.closed,
         }
     }
@@ -59,7 +63,8 @@ impl Form {
         GroupCheckpoint {
             key: key.clone(),
             watermark: self.watermark,
-            published: published::decode(&self.published).expect("what was saved can be read"),
+            published: published::decode(&self.published, self.watermark)
+                .expect("what was saved can be read"),
             closed: self.closed,
         }
     }
@@ -70,6 +75,7 @@ impl Form {
 struct SimulatedLog {
     wire: Arc<Wire>,
     columns: Arc<ChangeColumns>,
+    page_rows: usize,
     streams: BTreeMap<StreamID, StreamKey>,
 }
 
@@ -120,6 +126,10 @@ impl Log for SimulatedLog {
         &self.columns
     }
 
+    fn page_rows(&self) -> usize {
+        self.page_rows
+    }
+
     async fn keys(
         &self,
         streams: &[StreamID],
@@ -153,9 +163,22 @@ impl Log for SimulatedLog {
 
 /// A read that has ended.
 struct Done {
-    intake: PublishIntake,
+    members: Vec<Member<PublishIntake>>,
     read: Read,
-    outcome: Result<Ended, pass::Error>,
+    /// The bundle whose round it was.
+    bundle: Option<usize>,
+    ended: Result<Ended, pass::Error>,
+}
+
+/// Groups of one generation that are read together once they have caught up.
+struct Bundle {
+    generation: i64,
+    slots: Vec<usize>,
+    streams: usize,
+    rounds: Rounds,
+    confirmed: i64,
+    due: Option<i64>,
+    reading: bool,
 }
 
 type Reading = Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -176,7 +199,9 @@ pub struct SourceSide {
     groups: Vec<Group<PublishIntake>>,
     /// Generation and group, by their indexes.
     names: Vec<[u8; 2]>,
-    reads: Vec<Option<Reading>>,
+    bundles: Vec<Bundle>,
+    reads: Vec<Reading>,
+    pace: Arc<Pace>,
     settled: mpsc::UnboundedReceiver<Settled>,
     /// For the oracles: what was settled, by group.
     known: Vec<BTreeSet<(StreamKey, Position)>>,
@@ -199,6 +224,7 @@ impl SourceSide {
     pub fn new(
         scenario: &Arc<Scenario>,
         wire: &Arc<Wire>,
+        clock: &Arc<Clock>,
         columns: Arc<ChangeColumns>,
         prototype: PublishIntake,
         phase: watch::Receiver<Phase>,
@@ -207,18 +233,23 @@ impl SourceSide {
     ) -> Self {
         let (sender, settled) = mpsc::unbounded_channel();
         let settings = scenario.settings.clone();
+        let pace = Arc::new(Pace::new(&scenario.follow));
         let shared = Shared {
             metrics: Arc::new(Metrics::default()),
-            reads: Arc::new(Semaphore::new(4)),
+            progress: Arc::new(Progress::default()),
+            pace: Arc::clone(&pace),
+            clock: Arc::clone(clock),
             settled: sender,
             phase,
             tracked: AtomicUsize::new(0),
-            limit: scenario.tracked,
+            limit: scenario.follow.tracked_positions.get(),
             late_window: settings.late_window,
+            confirm: settings.confirm,
         };
         let log = SimulatedLog {
             wire: Arc::clone(wire),
             columns,
+            page_rows: scenario.page_rows,
             streams: scenario
                 .stream_keys()
                 .map(|stream| (stream_id(stream), stream))
@@ -240,7 +271,9 @@ impl SourceSide {
             stored: stored.clone(),
             groups: Vec::new(),
             names: Vec::new(),
+            bundles: Vec::new(),
             reads: Vec::new(),
+            pace,
             settled,
             known: Vec::new(),
             saving: None,
@@ -252,12 +285,6 @@ impl SourceSide {
     /// What was worth a line since the last time.
     pub fn said(&mut self) -> Vec<Said> {
         self.said.as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    /// The oldest watermark of a stored group that is not closed.
-    pub fn oldest_stored(stored: &BTreeMap<GroupKey, Save>) -> Option<i64> {
-        let open = stored.values().filter(|save| !save.form.closed);
-        open.map(|save| save.form.watermark).min()
     }
 
     /// These generations are listed (milliseconds).
@@ -272,26 +299,26 @@ impl SourceSide {
         let ttl = Duration::from_micros(self.scenario.faults.ttl as u64);
         for timestamp in plan::needed(listed, start, ttl, now.wall, open) {
             if !self.plan.knows(timestamp) {
-                self.add(timestamp, start);
+                self.add(timestamp, start, now);
             }
         }
         self.schedule_readable(now.ticks);
     }
 
-    fn add(&mut self, timestamp: i64, start: i64) {
-        let generation = self
-            .scenario
-            .generations
-            .iter()
-            .position(|t| *t == timestamp);
-        let generation = generation.expect("a listed generation") as u8;
-        let watermark = plan::first_watermark(timestamp, start);
-        let mut closed = 0;
-        for group in 0..self.scenario.groups as u8 {
+    fn add(&mut self, timestamp: i64, start: i64, now: Moment) {
+        let generations = &self.scenario.generations;
+        let generation = generations.iter().position(|t| *t == timestamp);
+        let generation = generation.expect("a listed generation");
+        let first = plan::first_watermark(timestamp, start);
+        let mut parts = Vec::new();
+        let ring = self.scenario.rings[generation].clone();
+        for (group, range_end) in (0_u8..).zip(ring) {
+            let name = [generation as u8, group];
             let streams = 0..self.scenario.streams as u8;
             let described = StreamGroup {
                 id: vec![group],
-                streams: streams.map(|s| stream_id([generation, group, s])).collect(),
+                range_end,
+                streams: streams.map(|s| stream_id([name[0], group, s])).collect(),
             };
             let key = GroupKey {
                 generation: timestamp,
@@ -299,38 +326,68 @@ impl SourceSide {
             };
             let saved = self.stored.remove(&key);
             let checkpoint = saved.as_ref().map(|save| save.form.read(&key));
-            if checkpoint.as_ref().is_some_and(|stored| stored.closed) {
-                closed += 1;
+            let closed = checkpoint.as_ref().is_some_and(|stored| stored.closed);
+            parts.push((range_end, closed));
+            if closed {
                 continue;
             }
-            self.groups.push(Group::new(
-                timestamp,
-                described,
-                checkpoint.as_ref(),
-                watermark,
-                self.settings.clone(),
-                &self.shared,
-            ));
-            self.names.push([generation, group]);
-            self.reads.push(None);
+            let slot = self.groups.len();
+            let beginning = Beginning {
+                generation: timestamp,
+                bundle: self.join_bundle(timestamp, slot, described.streams.len(), now),
+                group: described,
+                checkpoint: checkpoint.as_ref(),
+                first,
+            };
+            let group = Group::new(beginning, self.settings.clone(), &self.shared);
+            self.groups.push(group);
+            self.names.push(name);
             let known = saved.into_iter().flat_map(|save| save.settled);
             self.known.push(known.collect());
         }
-        self.plan.add(timestamp, self.scenario.groups, closed);
+        self.plan.add(timestamp, parts);
+    }
+
+    fn join_bundle(&mut self, generation: i64, slot: usize, streams: usize, now: Moment) -> u32 {
+        let last = self.bundles.last_mut().filter(|bundle| {
+            bundle.generation == generation && bundle.streams + streams <= MAX_STREAMS
+        });
+        if let Some(bundle) = last {
+            bundle.slots.push(slot);
+            bundle.streams += streams;
+        } else {
+            self.bundles.push(Bundle {
+                generation,
+                slots: vec![slot],
+                streams,
+                rounds: Rounds::new(&self.settings, now),
+                confirmed: i64::MIN,
+                due: None,
+                reading: false,
+            });
+        }
+        self.bundles.len() as u32 - 1
     }
 
     fn schedule(&mut self, slot: usize, ticks: i64) {
         let group = &mut self.groups[slot];
         let readable = !group.reading && !group.closed;
-        if readable && self.plan.may_read(group.key.generation) {
+        if readable && self.plan.may_read(group.key.generation, group.range_end) {
             group.due = Some(ticks);
+        }
+    }
+
+    fn schedule_bundle(&mut self, index: usize, ticks: i64) {
+        let bundle = &mut self.bundles[index];
+        if !bundle.reading && bundle.due.is_none_or(|due| ticks < due) {
+            bundle.due = Some(ticks);
         }
     }
 
     fn schedule_readable(&mut self, now: i64) {
         for slot in 0..self.groups.len() {
             let group = &self.groups[slot];
-            if group.due.is_none() && !group.reading {
+            if group.due.is_none() && !group.reading && !group.follower.is_live() {
                 self.schedule(slot, now);
             }
         }
@@ -342,106 +399,254 @@ impl SourceSide {
         if *self.shared.phase.borrow() == Phase::Running {
             any |= self.start_reads(now);
         }
-        for slot in 0..self.reads.len() {
-            any |= self.poll(slot, now);
-        }
+        any |= self.poll(now);
         any | self.settle(now)
     }
 
     fn start_reads(&mut self, now: Moment) -> bool {
         let mut any = false;
-        for slot in 0..self.groups.len() {
-            let group = &mut self.groups[slot];
-            if group.due.is_none_or(|due| due > now.ticks) {
-                continue;
+        let is_due = |due: Option<i64>| due.is_some_and(|due| due <= now.ticks);
+        for index in 0..self.bundles.len() {
+            if is_due(self.bundles[index].due) && self.pace.wait(now.ticks) == 0 {
+                any = true;
+                self.turn_of_bundle(index, now);
             }
-            any = true;
-            group.due = None;
-            let load = group.load(&self.shared);
-            match group.follower.next(now, load) {
-                Next::Read(read) => self.start_read(slot, read),
-                Next::At(ticks) => self.schedule(slot, ticks.max(now.ticks + 1)),
-                Next::AfterSettlement => {
-                    group.waiting = true;
-                    self.schedule(slot, now.ticks + RECHECK);
-                }
+        }
+        for slot in 0..self.groups.len() {
+            if is_due(self.groups[slot].due) && self.pace.wait(now.ticks) == 0 {
+                any = true;
+                self.turn_of_group(slot, now);
             }
         }
         any
     }
 
-    fn start_read(&mut self, slot: usize, read: Read) {
+    fn turn_of_group(&mut self, slot: usize, now: Moment) {
         let group = &mut self.groups[slot];
-        group.reading = true;
-        group.waiting = false;
-        let intake = group.intake.take();
-        let mut pass = Pass {
-            shared: Arc::clone(&self.shared),
-            reader: Arc::clone(&self.log),
-            slot: slot as u32,
-            streams: Arc::clone(&group.streams),
-            tracker: group.tracker.clone(),
-            intake: intake.unwrap_or_else(|| self.prototype.clone()),
-            read,
-            outcome: Outcome::default(),
-            cut_stream: None,
+        group.due = None;
+        if group.reading {
+            return;
+        }
+        let load = group.load(&self.shared);
+        match group.follower.next(now, load) {
+            Next::Read(read) => self.start_read(&[slot], read, None),
+            Next::At(ticks) => self.schedule(slot, ticks.max(now.ticks + 1)),
+            Next::AfterSettlement => {
+                group.waiting = true;
+                self.schedule(slot, now.ticks + RECHECK);
+            }
+            Next::Live => {
+                let bundle = group.bundle as usize;
+                self.schedule_bundle(bundle, now.ticks);
+            }
+        }
+    }
+
+    fn turn_of_bundle(&mut self, index: usize, now: Moment) {
+        self.bundles[index].due = None;
+        if self.bundles[index].reading {
+            return;
+        }
+        let slots = self.bundles[index].slots.clone();
+        let live: Vec<usize> =
+            slots.into_iter().filter(|slot| self.takes_part(*slot, now)).collect();
+        let Some(part) = self.part(&live, now) else {
+            return;
         };
-        self.reads[slot] = Some(Box::pin(async move {
-            let outcome = pass.run().await;
+        let read = |kind, after| Read {
+            kind,
+            after,
+            upto: None,
+            started: now,
+            row_limit: None,
+        };
+        let bundle = &mut self.bundles[index];
+        bundle.confirmed = part.confirmed;
+        match bundle.rounds.next(now, part) {
+            Round::Poll(after) => self.start_read(&live, read(Kind::Tail, after), Some(index)),
+            Round::Rescan(after) => self.start_read(&live, read(Kind::Rescan, after), Some(index)),
+            Round::At(ticks) => self.schedule_bundle(index, ticks.max(now.ticks + 1)),
+        }
+    }
+
+    fn takes_part(&mut self, slot: usize, now: Moment) -> bool {
+        let group = &mut self.groups[slot];
+        if group.reading || group.closed || !group.follower.is_live() {
+            return false;
+        }
+        let load = group.load(&self.shared);
+        let live = group.follower.next(now, load) == Next::Live;
+        if !live && group.due.is_none() {
+            self.schedule(slot, now.ticks);
+        }
+        live
+    }
+
+    fn part(&self, slots: &[usize], now: Moment) -> Option<Part> {
+        let followers = slots.iter().map(|slot| &self.groups[*slot].follower);
+        let boundary = slots.first().and_then(|slot| {
+            let generation = self.groups[*slot].key.generation;
+            self.plan.boundary(generation)
+        });
+        let over = boundary.filter(|boundary| now.wall >= *boundary);
+        Some(Part {
+            confirmed: followers.clone().map(|f| f.confirmed()).min()?,
+            tailed_at: followers.clone().map(|f| f.tailed_at()).min()?,
+            everything: over.is_some_and(|boundary| {
+                let mut followers = followers.clone();
+                followers.any(|follower| !follower.has_covered(boundary))
+            }),
+        })
+    }
+
+    fn start_read(&mut self, slots: &[usize], read: Read, bundle: Option<usize>) {
+        let mut members = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let group = &mut self.groups[*slot];
+            group.reading = true;
+            group.waiting = false;
+            let intake = group.intake.take();
+            members.push(Member {
+                slot: *slot as u32,
+                streams: Arc::clone(&group.streams),
+                tracker: group.tracker.clone(),
+                stragglers: group.stragglers.clone(),
+                intake: intake.unwrap_or_else(|| self.prototype.clone()),
+                late_before: group.follower.late_before(),
+                published: group.published.clone(),
+                outcome: Outcome::default(),
+            });
+        }
+        if let Some(bundle) = bundle {
+            self.bundles[bundle].reading = true;
+        }
+        let (shared, log) = (Arc::clone(&self.shared), Arc::clone(&self.log));
+        let mut pass = Pass::new(shared, log, read, members);
+        self.reads.push(Box::pin(async move {
+            let ended = pass.run().await;
             Done {
-                intake: pass.intake,
+                members: pass.members,
                 read: pass.read,
-                outcome,
+                bundle,
+                ended,
             }
         }));
     }
 
-    fn poll(&mut self, slot: usize, now: Moment) -> bool {
-        let Some(reading) = &mut self.reads[slot] else {
-            return false;
-        };
+    fn poll(&mut self, now: Moment) -> bool {
         let mut context = Context::from_waker(noop_waker_ref());
-        let Poll::Ready(done) = reading.as_mut().poll(&mut context) else {
-            return false;
-        };
-        self.reads[slot] = None;
-        self.done(slot, done, now);
-        true
+        let mut ended = Vec::new();
+        self.reads.retain_mut(|reading| match reading.as_mut().poll(&mut context) {
+            Poll::Ready(done) => {
+                ended.push(done);
+                false
+            }
+            Poll::Pending => true,
+        });
+        let any = !ended.is_empty();
+        for done in ended {
+            self.done(done, now);
+        }
+        any
     }
 
-    fn done(&mut self, slot: usize, done: Done, now: Moment) {
+    fn tell(&mut self, done: &Done) {
+        let Some(said) = &mut self.said else { return };
+        let groups = done.members.iter().map(|member| self.names[member.slot as usize]);
+        let groups: Vec<[u8; 2]> = groups.collect();
+        let count = |of: fn(&Outcome) -> usize| -> usize {
+            done.members.iter().map(|member| of(&member.outcome)).sum()
+        };
+        let (rows, fresh) = (count(|outcome| outcome.rows), count(|outcome| outcome.fresh));
+        let ended = match &done.ended {
+            Ok(ended) => format!("{ended:?}"),
+            Err(_) => "failed".to_owned(),
+        };
+        said.push(format!(
+            "read {:?} of {groups:?} ({}, {}], begun {}: {ended}, {rows} rows, {fresh} fresh",
+            done.read.kind,
+            crate::trace::time(done.read.after),
+            done.read.upto.map(crate::trace::time).unwrap_or_default(),
+            crate::trace::time(done.read.started.wall),
+        ));
+    }
+
+    fn done(&mut self, done: Done, now: Moment) {
+        self.tell(&done);
         let Done {
-            intake,
+            members,
             read,
-            outcome,
+            bundle,
+            ended,
         } = done;
-        let group = &mut self.groups[slot];
-        group.reading = false;
-        group.intake = Some(intake);
-        if let Some(said) = &mut self.said {
-            let ended = match &outcome {
-                Ok(Ended::Complete(outcome)) => {
-                    format!("{} rows, {} fresh", outcome.rows, outcome.fresh)
+        let mut outcomes = Vec::with_capacity(members.len());
+        for member in members {
+            let slot = member.slot as usize;
+            let group = &mut self.groups[slot];
+            group.reading = false;
+            group.intake = Some(member.intake);
+            outcomes.push((slot, member.outcome));
+        }
+        match ended {
+            Ok(Ended::Complete) => self.complete(&read, &outcomes, bundle, now),
+            Ok(Ended::GivenUp) => {
+                for (slot, _) in &outcomes {
+                    self.groups[*slot].follower.given_up(&read);
                 }
-                Ok(ended) => format!("{ended:?}"),
-                Err(_) => "failed".to_owned(),
-            };
-            said.push(format!(
-                "read {:?} of group {:?} ({}, {:?}]: {ended}",
-                read.kind,
-                self.names[slot],
-                crate::trace::time(read.after),
-                read.upto.map(crate::trace::time),
-            ));
-        }
-        match outcome {
-            Ok(Ended::Complete(outcome)) => group.follower.completed(&read, outcome, now),
-            Ok(Ended::GivenUp) => group.follower.given_up(&read),
+                if let Some(bundle) = bundle {
+                    self.bundles[bundle].rounds.again(now);
+                }
+            }
             Ok(Ended::Stopped) | Err(pass::Error::Closed(_)) => return,
-            Err(pass::Error::Reader(_)) => group.follower.failed(now),
+            Err(pass::Error::Reader(_)) => {
+                for (slot, _) in &outcomes {
+                    self.groups[*slot].follower.failed(now);
+                }
+            }
         }
-        self.moved(slot, now);
-        self.schedule(slot, now.ticks);
+        for (slot, _) in outcomes {
+            self.moved(slot, now);
+            if bundle.is_none() || !self.groups[slot].follower.is_live() {
+                self.schedule(slot, now.ticks);
+            }
+        }
+        if let Some(bundle) = bundle {
+            self.bundles[bundle].reading = false;
+            self.schedule_bundle(bundle, now.ticks);
+        }
+    }
+
+    fn complete(
+        &mut self,
+        read: &Read,
+        outcomes: &[(usize, Outcome)],
+        bundle: Option<usize>,
+        now: Moment,
+    ) {
+        for (slot, outcome) in outcomes {
+            let group = &mut self.groups[*slot];
+            group.follower.completed(read, *outcome);
+            if read.kind == Kind::Resume {
+                group.published = None;
+            }
+        }
+        let fresh = outcomes.iter().map(|(_, outcome)| outcome.fresh).sum();
+        let newest = outcomes.iter().filter_map(|(_, o)| o.newest).max();
+        let Some(bundle) = bundle else {
+            if fresh > 0 {
+                let bundle = self.groups[outcomes[0].0].bundle as usize;
+                self.bundles[bundle].rounds.woken(now);
+            }
+            return;
+        };
+        let Bundle {
+            rounds, confirmed, ..
+        } = &mut self.bundles[bundle];
+        if read.kind == Kind::Tail {
+            rounds.polled(fresh, newest, read.started, now);
+        } else {
+            rounds.rescanned(read.after, *confirmed, fresh, [read.started, now]);
+        }
     }
 
     fn settle(&mut self, now: Moment) -> bool {
@@ -474,7 +679,7 @@ impl SourceSide {
         let covered = group.follower.has_covered(boundary);
         if !group.drained && pending == 0 && !group.reading && covered {
             group.drained = true;
-            self.plan.drained(generation);
+            self.plan.drained(generation, group.range_end);
             self.schedule_readable(now.ticks);
         }
         let group = &mut self.groups[slot];
@@ -490,7 +695,14 @@ impl SourceSide {
         if *self.shared.phase.borrow() > Phase::Running {
             return None;
         }
-        self.groups.iter().filter_map(|group| group.due).min()
+        let groups = self.groups.iter().filter_map(|group| group.due);
+        let due = groups.chain(self.bundles.iter().filter_map(|bundle| bundle.due));
+        due.min()
+    }
+
+    /// How long polls have to wait for others, in microseconds.
+    pub fn pause(&self, now: i64) -> i64 {
+        self.pace.wait(now)
     }
 
     /// What is to be saved now, unless a save is under way.
@@ -502,8 +714,8 @@ impl SourceSide {
         let mut states = Vec::new();
         self.stamp = system.max(self.stamp + 1);
         for (slot, group) in self.groups.iter().enumerate() {
-            let Some((checkpoint, saved)) = group.checkpoint(now.ticks, self.idle_save, last)
-            else {
+            let checkpoint = group.checkpoint(now.wall, now.ticks, self.idle_save, last);
+            let Some((checkpoint, saved)) = checkpoint else {
                 continue;
             };
             states.push((slot as u32, saved));
@@ -542,7 +754,7 @@ impl SourceSide {
 
     /// Ends all reads: the source stops.
     pub fn end_reads(&mut self) {
-        self.reads.fill_with(|| None);
+        self.reads.clear();
     }
 
     /// Whether every row up to this microsecond is behind the watermark of its group.

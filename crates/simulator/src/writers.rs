@@ -78,12 +78,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(_key: usize, scenario: &Scenario, random: &mut Random) -> Self {
         let faults = &scenario.faults;
-        let place = |random: &mut Random| {
-            [
-                random.below(scenario.groups) as u8,
-                random.below(scenario.streams) as u8,
-            ]
-        };
+        let token = random.next() as i64;
         Self {
             waits: !random.chance(faults.hasty_keys),
             events: Vec::new(),
@@ -95,7 +90,9 @@ impl Writer {
             last: 0,
             left: (scenario.writes / scenario.keys).max(1),
             unanswered: 0,
-            lies: scenario.generations.iter().map(|_| place(random)).collect(),
+            lies: (0..scenario.generations.len())
+                .map(|g| [scenario.group_of(g, token), random.below(scenario.streams) as u8])
+                .collect(),
         }
     }
 

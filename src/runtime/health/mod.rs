@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::supervisor::{Kind, Name};
 use crate::source::expiry::Expiry;
+use crate::telemetry::lateness::Lateness;
 
 pub use board::{Board, PartStatus, Reporter, Snapshot, State};
 pub use monitor::{Monitor, Watched};
@@ -63,7 +64,9 @@ impl Part {
             Self::Task(name) => match name.kind {
                 Kind::Coordinator | Kind::Pipeline => Role::Needed,
                 Kind::Source => Role::Table,
-                Kind::Replayer | Kind::HealthMonitor | Kind::Lease | Kind::Http => Role::Reported,
+                Kind::Replayer | Kind::HealthMonitor | Kind::Lease | Kind::WakeUp | Kind::Http => {
+                    Role::Reported
+                }
             },
         }
     }
@@ -91,6 +94,8 @@ pub struct Progress {
     unlogged: AtomicBool,
     /// Seconds until rows that are not settled expire, plus one; zero if there is time enough.
     expires: AtomicU64,
+    /// How late rows have appeared.
+    pub lateness: Lateness,
 }
 
 impl Progress {

@@ -14,6 +14,7 @@ use super::{Board, Part, Progress, Reporter, Snapshot, State};
 use crate::config;
 use crate::runtime::supervisor::BoxError;
 use crate::runtime::{Chain, Phase};
+use crate::telemetry::lateness::Counts;
 use crate::telemetry::metrics::Metrics;
 
 /// What a probe may take at least: a slow answer is an answer.
@@ -90,6 +91,7 @@ where
         let mut reachable = Reachable::default();
         let mut changes = Changes::default();
         let mut counted = Instant::now();
+        let mut late = vec![None; self.tables.len()];
         loop {
             ticks.tick().await;
             self.look(&mut readings, origin);
@@ -98,6 +100,23 @@ where
             if counted.elapsed() >= COUNT_EVERY {
                 counted = Instant::now();
                 tracing::info!(counters = %self.metrics, "counters");
+                self.log_late_rows(&mut late);
+            }
+        }
+    }
+
+    /// Tells of tables that have had late rows since the last time.
+    fn log_late_rows(&self, told: &mut [Option<Counts>]) {
+        for (watched, told) in self.tables.iter().zip(told) {
+            let counts = watched.progress.lateness.counts();
+            let empty = counts.buckets.iter().all(|rows| *rows == 0);
+            if !empty && told.as_ref() != Some(&counts) {
+                tracing::info!(
+                    table = %watched.table,
+                    rows = %counts,
+                    "rows have appeared behind newer ones, by their lateness since the start"
+                );
+                *told = Some(counts);
             }
         }
     }

@@ -22,6 +22,8 @@ pub enum Kind {
     HealthMonitor,
     /// Renews the claim on the relay's name.
     Lease,
+    /// Receives the hints of writers.
+    WakeUp,
     /// Answers HTTP requests.
     Http,
 }
@@ -102,13 +104,14 @@ impl Policy {
 
 impl Kind {
     /// Every kind, in the order of the documentation.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Coordinator,
         Self::Pipeline,
         Self::Source,
         Self::Replayer,
         Self::HealthMonitor,
         Self::Lease,
+        Self::WakeUp,
         Self::Http,
     ];
 
@@ -156,6 +159,11 @@ impl Kind {
                      only could not be renewed is tried again, and nothing is published meanwhile",
                 )
             },
+            Self::WakeUp => Policy::restart(
+                Escalation::None,
+                IsEnded,
+                "a hint only saves time: without it, polling finds the same events",
+            ),
             Self::Http => Policy::restart(
                 Escalation::None,
                 IsEnded,
@@ -174,6 +182,7 @@ impl fmt::Display for Kind {
             Self::Replayer => "replayer",
             Self::HealthMonitor => "health monitor",
             Self::Lease => "lease",
+            Self::WakeUp => "wake-up listener",
             Self::Http => "HTTP server",
         })
     }

@@ -8,7 +8,9 @@ use scylla::value::{CqlTimeuuid, CqlValue};
 use scylla_emulator::Emulator;
 
 use super::*;
-use crate::config::{Columns, Outbox, StandardHeaders, TableName, TopicTemplate, ValueFormat};
+use crate::config::{
+    self, Columns, Outbox, StandardHeaders, TableName, TopicTemplate, ValueFormat,
+};
 use crate::event::Change;
 use crate::source::follower::Moment;
 use crate::source::generations::Generations;
@@ -67,7 +69,28 @@ fn read(kind: Kind) -> Read {
         upto: None,
         started: Moment { wall: 0, ticks: 0 },
         row_limit: None,
+    }
+}
+
+fn follow() -> config::Follow {
+    let sources = config::Sources {
+        set: vec!["outboxes=[{\"table\":\"shop.outbox\"}]".to_owned()],
+        ..config::Sources::default()
+    };
+    let loaded = sources.load().expect("a right configuration");
+    loaded.config.follow
+}
+
+fn member(slot: u32, streams: &[StreamID], intake: &Ids) -> Member<Ids> {
+    Member {
+        slot,
+        streams: streams.into(),
+        tracker: SharedTracker::new(Tracker::new(0)),
+        stragglers: Guarded::new(Stragglers::default()),
+        intake: intake.clone(),
         late_before: i64::MIN,
+        published: None,
+        outcome: Outcome::default(),
     }
 }
 
@@ -119,29 +142,24 @@ async fn a_group_of_more_streams_than_a_request_may_ask_for_is_read_whole() {
     let (settled, _settlements) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared {
         metrics: Arc::default(),
-        reads: Arc::new(Semaphore::new(1)),
+        progress: Arc::default(),
+        pace: Arc::new(Pace::new(&follow())),
+        clock: Arc::default(),
         settled,
         phase,
         tracked: AtomicUsize::new(0),
         limit: 1_000,
         late_window: 0,
+        confirm: 1_000_000,
     });
 
     for kind in [Kind::Window, Kind::Rescan] {
         let intake = Ids::default();
-        let mut pass = Pass {
-            shared: Arc::clone(&shared),
-            reader: Arc::clone(&reader),
-            slot: 0,
-            streams: groups[0].streams.clone().into(),
-            tracker: SharedTracker::new(Tracker::new(0)),
-            intake: intake.clone(),
-            read: read(kind),
-            outcome: Outcome::default(),
-            cut_stream: None,
-        };
+        let member = member(0, &groups[0].streams, &intake);
+        let (shared, reader) = (Arc::clone(&shared), Arc::clone(&reader));
+        let mut pass = Pass::new(Arc::clone(&shared), reader, read(kind), vec![member]);
         let ended = pass.run().await.expect("the log can be read");
-        assert!(matches!(ended, Ended::Complete(_)), "{kind:?}: {ended:?}");
+        assert_eq!(ended, Ended::Complete, "{kind:?}");
         let ids: BTreeSet<_> = intake.0.lock().expect("no panic").iter().copied().collect();
         assert_eq!(ids.len(), 200, "{kind:?}");
         shared.tracked.store(0, Ordering::Relaxed);

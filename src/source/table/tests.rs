@@ -3,18 +3,22 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use outbox_writer::{Event, Layout, WakeUp};
 use scylla::client::session_builder::SessionBuilder;
 use scylla::value::{CqlTimeuuid, CqlValue};
+use scylla_cdc::cdc_types::StreamID;
 use scylla_emulator::Emulator;
 use tokio::sync::Notify;
 
 use super::*;
 use crate::ack::Ack;
+use crate::checkpoint::Published;
 use crate::config::Sources;
 use crate::decode::Decoder;
 use crate::event::Change;
 use crate::pipeline::{Closed, Taken};
 use crate::source::intake::Intake;
+use crate::source::wake_up;
 
 /// Counts how often it takes each id. Fails to open when the table does not suit the mapping.
 #[derive(Debug, Clone)]
@@ -118,13 +122,14 @@ async fn a_source_that_fails_saves_what_is_settled() {
     let source = TableSource::new(SourceContext {
         session: Arc::clone(&session),
         outbox,
+        pace: Arc::new(Pace::new(&config.follow)),
         config,
         intake: taker.clone(),
         checkpoints: Some(Arc::new(store.expect("the tables are there"))),
         metrics: Arc::default(),
-        reads: Arc::new(Semaphore::new(8)),
         clock: Arc::default(),
         progress: Arc::default(),
+        wake_ups: None,
     });
     let (phase, phases) = watch::channel(Phase::Running);
     for _ in 0..50 {
@@ -167,7 +172,7 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
             group: vec![group],
         },
         watermark,
-        published: Vec::new(),
+        published: Published::nothing(watermark),
         closed,
     };
     let first_started = |at: i64| {
@@ -200,12 +205,13 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
                 more: Arc::default(),
             },
             outbox,
+            pace: Arc::new(Pace::new(&config.follow)),
             config,
             checkpoints: Some(Arc::clone(&store)),
             metrics: Arc::default(),
-            reads: Arc::new(Semaphore::new(8)),
             clock: Arc::default(),
             progress: Arc::default(),
+            wake_ups: None,
         });
         async move {
             let (_phase, phases) = watch::channel(Phase::Finishing);
@@ -236,4 +242,88 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
     ended("follow.accept_expired=false")
         .await
         .expect("it is only behind");
+}
+
+/// From the writer's batch to the group that is due.
+#[tokio::test]
+async fn a_hint_makes_the_group_of_the_row_due_and_no_other() {
+    let emulator = Emulator::start().await.expect("the emulator starts");
+    let session = shop(&emulator).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("wake.sock");
+    let sources = Sources {
+        set: vec![
+            "outboxes=[{\"table\":\"shop.outbox\"}]".to_owned(),
+            format!("follow.wake_up=unix://{}", path.display()),
+        ],
+        ..Sources::default()
+    };
+    let config = Arc::new(sources.load().expect("a right configuration").config);
+    let address = config.follow.wake_up.clone().expect("a place for hints");
+    let outbox = Arc::new(config.outboxes[0].clone());
+    let metrics = Arc::<Metrics>::default();
+    let wake_ups = WakeUps::new(Arc::clone(&metrics));
+    let context = SourceContext {
+        session: Arc::clone(&session),
+        intake: Taker {
+            outbox: Arc::clone(&outbox),
+            taken: Arc::default(),
+            more: Arc::default(),
+        },
+        outbox,
+        pace: Arc::new(Pace::new(&config.follow)),
+        config,
+        checkpoints: None,
+        metrics: Arc::clone(&metrics),
+        clock: Arc::default(),
+        progress: Arc::default(),
+        wake_ups: Some(wake_ups.clone()),
+    };
+    let layout = Layout {
+        event_type: None,
+        content_type: None,
+        headers: None,
+        created_at: None,
+        ..Layout::default()
+    };
+    let writer = WakeUp::unix(&path).expect("a socket");
+    let writer = outbox_writer::Outbox::builder()
+        .layout(layout)
+        .wake_up(writer);
+    let writer = writer
+        .build(&session, "shop.outbox")
+        .await
+        .expect("it opens");
+    let (_phase, phases) = watch::channel(Phase::Running);
+    let mut running = Running::open(&context, phases).await.expect("it opens");
+    assert!(running.groups.len() > 1);
+    let check = async {
+        while !path.exists() {
+            tokio::task::yield_now().await;
+        }
+        for key in ["a", "b", "c", "d", "e"] {
+            run(&session, "TRUNCATE shop.outbox_scylla_cdc_log").await;
+            let event = Event::new("t", key, "").text("x");
+            let written = writer.batch().event(event).execute(&session).await;
+            written.expect("it is written");
+            let stream = "SELECT \"cdc$stream_id\" FROM shop.outbox_scylla_cdc_log";
+            let rows = session.query_unpaged(stream, ()).await.expect("the log");
+            let rows = rows.into_rows_result().expect("rows");
+            let (stream,) = rows.single_row::<(Vec<u8>,)>().expect("a stream");
+
+            let mut tokens = Vec::new();
+            running.hints.next(&mut tokens).await;
+            running.hint(&mut tokens);
+            let hinted = std::mem::take(&mut running.hinted);
+            assert_eq!(hinted.len(), 1);
+            let group = &mut running.groups[hinted[0] as usize];
+            group.hinted = false;
+            assert!(group.streams.contains(&StreamID::new(stream)), "{key}");
+        }
+    };
+    tokio::select! {
+        ended = wake_up::listen(&address, &wake_ups) => panic!("{ended:?}"),
+        () = check => {}
+    }
+    assert_eq!((metrics.hints.get(), metrics.hints_garbage.get()), (5, 0));
 }
