@@ -231,7 +231,13 @@ impl<I> Group<I> {
                 return None;
             }
         }
-        let published = Published::of(&tracker, state.watermark, self.window, now);
+        let published = Published::of(
+            &tracker,
+            state.watermark,
+            self.window,
+            now,
+            self.follower.read_once(),
+        );
         let checkpoint = GroupCheckpoint {
             key: self.key.clone(),
             watermark: state.watermark,

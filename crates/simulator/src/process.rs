@@ -376,7 +376,8 @@ impl World {
             Stop::Draining(at) | Stop::Closing(at) => Some(at - relay.started),
             Stop::Finishing { next, .. } => Some(next - relay.started),
         };
-        let replay = (relay.exhausted || relay.person) && relay.replaying.is_none();
+        let wanted = (relay.exhausted || relay.person) && relay.replaying.is_none();
+        let replay = wanted && relay.core.breaker() != State::Open;
         let due = [
             relay.source.next_due().map(|due| {
                 let now = relay.ticks(self.now);
