@@ -71,14 +71,23 @@ impl Published {
         self.summary.count() + self.recent.len() as u64
     }
 
-    /// What `tracker` holds above `watermark`, at `now` (all in microseconds since the Unix epoch).
-    pub fn of(tracker: &Tracker, watermark: i64, window: OpenWindow, now: i64) -> Self {
+    /// What `tracker` holds above `watermark`, at `now`, when everything at or before `seen` has been
+    /// read once (all in microseconds since the Unix epoch). Rows that were never read are no matter of
+    /// a summary: they would be taken for new ones among the published, and so many cannot be told apart.
+    pub fn of(
+        tracker: &Tracker,
+        watermark: i64,
+        window: OpenWindow,
+        now: i64,
+        seen: i64,
+    ) -> Self {
         let settled = tracker.settled_count();
         let last_summed = settled.checked_sub(RECENT_ROWS + 1);
         let by_number = last_summed.and_then(|at| tracker.settled().nth(at));
         let by_number = by_number.map_or(watermark, |mark| mark.micros);
         let upto = by_number
             .max(now.saturating_sub(RECENT_MICROS))
+            .min(seen)
             .max(watermark);
         let (mut summary, mut recent) = (Summary::default(), Vec::new());
         for mark in tracker.settled() {
@@ -391,7 +400,7 @@ mod tests {
             }
         }
         let window = Published::nothing(800 * SECOND).window;
-        let published = Published::of(&tracker, 800 * SECOND, window, now);
+        let published = Published::of(&tracker, 800 * SECOND, window, now, i64::MAX);
         // Two seconds of ten rows a second, and the one that is not settled.
         assert_eq!(published.recent.len(), 19);
         assert_eq!(published.upto, now - RECENT_MICROS);
@@ -408,7 +417,7 @@ mod tests {
             tracker.register_settled(numbered(SECOND + n / 10, n as i32));
         }
         let window = Published::nothing(0).window;
-        let published = Published::of(&tracker, 0, window, SECOND);
+        let published = Published::of(&tracker, 0, window, SECOND, i64::MAX);
         assert!(published.recent.len() <= RECENT_ROWS + 10);
         let all = published.summary.count() + published.recent.len() as u64;
         assert_eq!(all, 10_000);

@@ -1,127 +1,71 @@
-//! What becomes a dead letter, and which keys are parked.
+//! Dead letters as the pipeline's task makes them, and its answers to who replays them.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::Replayed;
+use super::core::Burial;
 use super::keeper::Kept;
-use super::lanes::LaneId;
 use super::permits::{Admitted, Command, Content, Owner};
 use super::publisher::Pipeline;
-use crate::config::OnPermanent;
-use crate::dead_letters::{DeadLetter, Failure, Reason};
+use crate::dead_letters::{DeadLetter, Reason};
+
+/// What the dead letter of an event of the outbox called `table` says; `None` for what is no row's.
+pub fn letter(
+    burial: &Burial<Admitted>,
+    table: &str,
+    now_millis: i64,
+    stamp: i64,
+) -> Option<DeadLetter> {
+    let item = &burial.item;
+    let Owner::Row(ack) = &item.owner else {
+        return None;
+    };
+    let (record, row) = match &item.content {
+        Content::Record(record) => (Some(record.clone()), None),
+        Content::Broken { row, .. } => (None, Some(Arc::clone(row))),
+    };
+    Some(DeadLetter {
+        table: table.to_owned(),
+        key: item.key.clone(),
+        place: ack.place(),
+        label: item.label.clone(),
+        reason: burial.reason,
+        failure: burial.failure.clone(),
+        parks: burial.parks,
+        record,
+        row,
+        first_failed_millis: now_millis,
+        last_failed_millis: now_millis,
+        stamp,
+        put_at: 0,
+    })
+}
 
 impl Pipeline {
-    /// The head of the lane, which is in flight, will not be published from here.
-    pub(super) fn give_up(
-        &mut self,
-        lane: LaneId,
-        reason: Reason,
-        mut failure: Failure,
-        now: Instant,
-    ) {
-        let head = self.lanes.head(lane);
-        if let Owner::Replay { attempts, .. } = head.owner {
-            failure.attempts = failure.attempts.saturating_add(attempts);
-            let head = self.lanes.acknowledged(lane);
-            if let Owner::Replay { reply, .. } = head.owner {
-                // A replay that has been given up does not need to know.
-                drop(reply.send(Replayed::Failed(reason, failure)));
-            }
-            return;
-        }
-        let skips = reason != Reason::Exhausted && self.on_permanent == OnPermanent::Skip;
-        let parked = self.parking.is_parked(head.table, &head.key);
-        let room = skips || parked || self.parking.has_room();
-        if self.keeper.is_none() || !room {
-            // It holds its key: a later attempt may find Kafka, or room, again.
-            let attempts = failure.attempts.max(1);
-            return self.retry(lane, attempts, now);
-        }
-        if skips {
-            let head = self.lanes.acknowledged(lane);
-            return self.bury(head, reason, Some(failure), false);
-        }
-        let mut items = self.lanes.evicted(lane).into_iter();
-        if let Some(head) = items.next() {
-            self.parking.park(head.table, &head.key);
-            self.bury(head, reason, Some(failure), true);
-        }
-        for item in items {
-            match item.owner {
-                Owner::Row(_) => self.join(item),
-                // The lane of a parked key is its replay's alone; this one came a moment too soon.
-                Owner::Replay { .. } => self.lanes.push((item.table, item.key.clone()), item),
-            }
-        }
-    }
-
-    /// Puts an event with the dead letters of its key, which is parked.
-    pub(super) fn join(&mut self, item: Admitted) {
-        match &item.content {
-            Content::Record(_) => self.bury(item, Reason::Parked, None, true),
-            Content::Broken { reason, .. } => {
-                let failure = undecodable(reason);
-                self.bury(item, Reason::Undecodable, Some(failure), true);
-            }
-        }
-    }
-
     /// Makes a dead letter of an event. Its row is settled when that is durable.
-    pub(super) fn bury(
-        &mut self,
-        item: Admitted,
-        reason: Reason,
-        failure: Option<Failure>,
-        parks: bool,
-    ) {
-        let (Some(keeper), Owner::Row(ack)) = (&mut self.keeper, &item.owner) else {
+    pub(super) fn bury(&mut self, burial: Burial<Admitted>) {
+        let Some(keeper) = &mut self.keeper else {
             // Without dead letters, the row of what cannot be published stays unsettled.
             return;
         };
-        if parks {
-            self.parking.write_begins(item.table, &item.key);
-        }
-        self.metrics.parked_keys.set(self.parking.len() as u64);
-        let now = now_millis();
-        let (record, row) = match &item.content {
-            Content::Record(record) => (Some(record.clone()), None),
-            Content::Broken { row, .. } => (None, Some(Arc::clone(row))),
-        };
-        let letter = DeadLetter {
-            table: self
-                .tables
-                .get(usize::from(item.table.0))
-                .cloned()
-                .unwrap_or_default(),
-            key: item.key.clone(),
-            place: ack.place(),
-            label: item.label.clone(),
-            reason,
-            failure,
-            parks,
-            record,
-            row,
-            first_failed_millis: now,
-            last_failed_millis: now,
-            stamp: keeper.stamp(),
-            put_at: 0,
+        self.metrics.parked_keys.set(self.core.parked_keys() as u64);
+        let table = self.tables.get(usize::from(burial.item.table.0));
+        let table = table.map_or("", String::as_str);
+        let Some(letter) = letter(&burial, table, now_millis(), keeper.stamp()) else {
+            return;
         };
         if let Some(failure) = &letter.failure {
             self.failures.log_buried(&letter, failure, Instant::now());
         }
-        keeper.take(item, letter);
+        keeper.take(burial.item, letter);
     }
 
     pub(super) fn kept(&mut self, kept: Option<Kept>) {
         let Some(Kept { admitted, letter }) = kept else {
             return;
         };
-        if letter.parks {
-            self.parking.write_ended(admitted.table, &admitted.key);
-        }
         match letter.reason {
             Reason::Exhausted => &self.metrics.dead_letters_exhausted,
             Reason::Permanent => &self.metrics.dead_letters_permanent,
@@ -129,34 +73,12 @@ impl Pipeline {
             Reason::Parked => &self.metrics.dead_letters_parked,
         }
         .add(1);
-        admitted.settle();
+        self.core.kept(admitted, letter.parks);
     }
 
     pub(super) fn answer(&mut self, command: Command) {
-        // Who asked may have given up; then nobody needs the answer.
-        match command {
-            Command::Quiet { table, key, reply } => {
-                let _ = reply.send(self.parking.quiet(table, &key));
-            }
-            Command::Release {
-                table,
-                key,
-                since,
-                reply,
-            } => {
-                let released = self.parking.release(table, &key, since);
-                self.metrics.parked_keys.set(self.parking.len() as u64);
-                let _ = reply.send(released);
-            }
-        }
-    }
-}
-
-pub(super) fn undecodable(reason: &str) -> Failure {
-    Failure {
-        kind: Reason::Undecodable.name().to_owned(),
-        message: reason.to_owned(),
-        attempts: 0,
+        command.answer(&mut self.core);
+        self.metrics.parked_keys.set(self.core.parked_keys() as u64);
     }
 }
 

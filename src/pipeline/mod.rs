@@ -1,7 +1,8 @@
 //! The ordered, bounded way from the source to the sink.
 //!
-//! Owns the permits ([`Handle`]), the lanes ([`lanes`]), the breaker, the choice of what becomes a
-//! dead letter, and the one task that talks to the sink ([`Pipeline`]). Invariants:
+//! Owns the permits ([`Handle`]), the decisions ([`core`]: lanes, breaker, retries, parked keys, what
+//! becomes a dead letter), the order in which dead letters are written ([`keeping`]), and the one
+//! task that talks to the sink ([`Pipeline`]). Invariants:
 //!
 //! 1. Event n+1 of a key is not handed to the sink until event n of that key is acknowledged or
 //!    has become a dead letter.
@@ -20,13 +21,15 @@
 //! Deliberately absent: decoding, topics and headers, positions of the log.
 
 mod burial;
+pub mod core;
 mod failure_log;
 mod intake;
 mod keeper;
+pub mod keeping;
 pub mod lanes;
 mod permits;
 mod publisher;
-mod seen;
+pub mod seen;
 
 use std::sync::Arc;
 
@@ -39,8 +42,9 @@ use crate::event::{Record, TableId};
 use crate::sink::{OpenError, Sink};
 use crate::telemetry::metrics::Metrics;
 
+pub use burial::letter;
 pub use intake::{PublishIntake, Taken};
-pub use permits::{Closed, Handle};
+pub use permits::{Admitted, Closed, Handle, Input, channel};
 pub use publisher::{DeadLetterBox, Pipeline, Summary};
 
 /// What the source hands on: a record that must be published, and the right to settle its row.

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::core::{Core, Item, Kind};
 use super::{Broken, Delivery, Replay, Replayed};
-use crate::ack::Ack;
+use crate::ack::{Ack, Settled};
 use crate::config;
 use crate::dead_letters::parking::Quiet;
 use crate::dead_letters::{KeptRow, Label};
@@ -77,7 +78,7 @@ pub(super) enum Owner {
 }
 
 /// An item with the permits that it holds until it is settled or dropped.
-pub(super) struct Admitted {
+pub struct Admitted {
     pub(super) table: TableId,
     pub(super) key: Bytes,
     pub(super) label: Label,
@@ -87,22 +88,62 @@ pub(super) struct Admitted {
     _bytes: OwnedSemaphorePermit,
 }
 
-impl Admitted {
-    /// Whether it is a replay.
-    pub(super) fn is_replay(&self) -> bool {
-        matches!(self.owner, Owner::Replay { .. })
+impl Item for Admitted {
+    fn table(&self) -> TableId {
+        self.table
     }
 
-    /// Gives a replay back: Kafka takes no records now.
-    pub(super) fn postpone(self) {
+    fn key(&self) -> &Bytes {
+        &self.key
+    }
+
+    fn kind(&self) -> Kind<'_> {
+        match (&self.owner, &self.content) {
+            (Owner::Replay { attempts, .. }, _) => Kind::Replay {
+                attempts: *attempts,
+            },
+            (Owner::Row(_), Content::Broken { reason, .. }) => Kind::Broken(reason),
+            (Owner::Row(_), Content::Record(_)) => Kind::Event,
+        }
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted")
+            .field("table", &self.table)
+            .field("label", &self.label)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Admitted {
+    /// What is to be published; `None` if the row cannot be made a record.
+    pub fn record(&self) -> Option<&Record> {
+        match &self.content {
+            Content::Record(record) => Some(record),
+            Content::Broken { .. } => None,
+        }
+    }
+
+    /// The row that is settled with it; `None` for a replay.
+    pub fn row(&self) -> Option<Settled> {
+        match &self.owner {
+            Owner::Row(ack) => Some(ack.row()),
+            Owner::Replay { .. } => None,
+        }
+    }
+
+    /// Tells a replay what became of it otherwise than by being published.
+    pub fn answer(self, replayed: Replayed) {
         if let Owner::Replay { reply, .. } = self.owner {
             // A replay that has been given up does not need to know.
-            drop(reply.send(Replayed::Postponed));
+            drop(reply.send(replayed));
         }
     }
 
     /// Settles the row or tells the replay, then gives the permits back.
-    pub(super) fn settle(self) {
+    pub fn settle(self) {
         match self.owner {
             Owner::Row(ack) => ack.settle(),
             // A replay that has been given up does not need to know.
@@ -126,13 +167,58 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    /// Answers it. Who asked may have given up; then nobody needs the answer.
+    pub(super) fn answer(self, core: &mut Core<Admitted>) {
+        match self {
+            Self::Quiet { table, key, reply } => drop(reply.send(core.quiet(table, &key))),
+            Self::Release {
+                table,
+                key,
+                since,
+                reply,
+            } => drop(reply.send(core.release(table, &key, since))),
+        }
+    }
+}
+
 /// The pipeline's end of the channel. Dropping it closes the budgets, so that nobody waits for
 /// permits that will never come.
-pub(super) struct Input {
+pub struct Input {
     pub(super) admitted: mpsc::UnboundedReceiver<Admitted>,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) breaker: watch::Sender<breaker::State>,
     budget: Arc<Budget>,
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Input")
+            .field("admitted", &self.admitted.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Input {
+    /// Hands everything that has come to `core`, without waiting.
+    pub fn take(&mut self, core: &mut Core<Admitted>) {
+        while let Ok(item) = self.admitted.try_recv() {
+            core.admit(item);
+        }
+        while let Ok(command) = self.commands.try_recv() {
+            command.answer(core);
+        }
+    }
+
+    /// Whether nothing has come that was not taken.
+    pub fn is_empty(&self) -> bool {
+        self.admitted.is_empty() && self.commands.is_empty()
+    }
+
+    /// Tells the handles how the breaker has moved.
+    pub fn breaker_moved(&self, to: breaker::State) {
+        self.breaker.send_replace(to);
+    }
 }
 
 impl Drop for Input {
@@ -160,7 +246,8 @@ impl fmt::Debug for Handle {
     }
 }
 
-pub(super) fn channel(limits: &config::Limits) -> (Handle, Input) {
+/// Permits within these limits, and the channel for what is admitted.
+pub fn channel(limits: &config::Limits) -> (Handle, Input) {
     let budget = Arc::new(Budget::new(limits));
     // Unbounded, because the permits bound what is inside.
     let (sender, receiver) = mpsc::unbounded_channel();

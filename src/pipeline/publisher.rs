@@ -1,33 +1,30 @@
 //! The one task between the lanes and the sink.
 //!
-//! Takes what is admitted into the lanes, dispatches what is ready as far as the breaker admits it,
-//! and turns reports into settled rows, retries or dead letters. It alone knows the time.
+//! Carries out what [`Core`] decides: hands records to the sink, settles rows, has dead letters
+//! written, builds the producer anew, and says in logs, metrics and health what happens. It alone
+//! knows the time.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::burial::undecodable;
+use super::Replayed;
+use super::core::{Act, Core, Item, fatal_last};
 use super::failure_log::FailureLog;
 use super::keeper::{Keeper, Kept};
-use super::lanes::{LaneId, Lanes};
-use super::permits::{Admitted, Content, Input, Owner};
-use crate::config::{self, OnExhausted, OnPermanent};
-use crate::dead_letters::{Failure, Keep, Parking, Reason};
-use crate::retry::Policy;
-use crate::retry::breaker::{Admission, Breaker, State, Ticket, Transition};
+use super::permits::{Admitted, Input};
+use crate::config;
+use crate::dead_letters::{Keep, Parking};
+use crate::retry::breaker::{State, Transition};
 use crate::runtime::Phase;
 use crate::runtime::health::Reporter;
-use crate::sink::{Class, DeliveryError, OpenError, Report, Reporter as Reports, SendError, Sink};
+use crate::sink::{DeliveryError, OpenError, Report, Reporter as Reports, SendError, Sink};
 use crate::telemetry::metrics::Metrics;
 
 /// Sends, reports or admissions handled before the others get their turn.
 const BATCH: usize = 256;
-/// Pause after the producer's queue was full. A report ends it earlier.
-const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 /// What a close waits for answers that are still under way when the drain's deadline has passed.
 const CLOSE_GRACE: Duration = Duration::from_millis(500);
 
@@ -58,26 +55,14 @@ pub struct Pipeline {
     reports: mpsc::UnboundedReceiver<Report>,
     /// The pipeline's own end keeps the channel open whatever the sink does with its.
     reporter: Reports,
-    pub(super) lanes: Lanes<Admitted>,
-    in_flight: HashMap<u64, (LaneId, Ticket)>,
-    next_token: u64,
-    policy: Policy,
-    retry: config::Retry,
-    pub(super) on_permanent: OnPermanent,
-    breaker: Breaker,
+    pub(super) core: Core<Admitted>,
     /// Without it, what cannot be published is attempted for ever.
     pub(super) keeper: Option<Keeper>,
-    pub(super) parking: Parking,
     pub(super) tables: Vec<String>,
     kafka: Option<Reporter>,
     publish_until: Option<watch::Receiver<Instant>>,
     drain_timeout: Duration,
     origin: Instant,
-    /// Nothing is sent before: the producer's queue was full.
-    stalled_until: Option<Instant>,
-    /// Set after a fatal error: when to open the sink again.
-    reopen_at: Option<Instant>,
-    fatal_errors: u32,
     published: u64,
     pub(super) metrics: Arc<Metrics>,
     pub(super) failures: FailureLog,
@@ -86,8 +71,8 @@ pub struct Pipeline {
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pipeline")
-            .field("events", &self.lanes.len())
-            .field("in_flight", &self.in_flight.len())
+            .field("events", &self.core.len())
+            .field("in_flight", &self.core.in_flight())
             .finish_non_exhaustive()
     }
 }
@@ -107,23 +92,13 @@ impl Pipeline {
             sink,
             reports,
             reporter,
-            lanes: Lanes::new(),
-            in_flight: HashMap::new(),
-            next_token: 0,
-            policy: Policy::new(&config.retry),
-            retry: config.retry.clone(),
-            on_permanent: config.dead_letters.on_permanent,
-            breaker: Breaker::new(&config.breaker),
+            core: Core::new(&config.retry, &config.breaker, &config.dead_letters),
             keeper: None,
-            parking: Parking::new(config.dead_letters.max_parked_keys.get()),
             tables: Vec::new(),
             kafka: None,
             publish_until: None,
             drain_timeout: config.shutdown.drain_timeout,
             origin: Instant::now(),
-            stalled_until: None,
-            reopen_at: None,
-            fatal_errors: 0,
             published: 0,
             metrics,
             failures: FailureLog::default(),
@@ -135,7 +110,7 @@ impl Pipeline {
     pub fn with_dead_letters(mut self, dead_letters: DeadLetterBox) -> Self {
         let metrics = Arc::clone(&self.metrics);
         self.keeper = Some(Keeper::new(dead_letters.keep, metrics));
-        self.parking = dead_letters.parking;
+        self.core.keep_dead_letters(dead_letters.parking);
         self.tables = dead_letters.tables;
         self
     }
@@ -169,6 +144,7 @@ impl Pipeline {
         let mut reports = Vec::with_capacity(BATCH);
         let mut admitted = Vec::with_capacity(BATCH);
         loop {
+            self.carry_out();
             let now = Instant::now();
             let stop = if phase_open {
                 *phase.borrow_and_update()
@@ -185,6 +161,7 @@ impl Pipeline {
                 break;
             }
             let more = self.work(now);
+            self.carry_out();
             let wake = self.wake_at(deadline);
             tokio::select! {
                 biased;
@@ -205,7 +182,7 @@ impl Pipeline {
     }
 
     fn is_drained(&self) -> bool {
-        self.lanes.is_empty() && self.input.admitted.is_empty() && self.keeping() == 0
+        self.core.is_empty() && self.input.admitted.is_empty() && self.keeping() == 0
     }
 
     /// Dead letters whose write is not acknowledged yet.
@@ -219,214 +196,101 @@ impl Pipeline {
 
     fn admit(&mut self, admitted: &mut Vec<Admitted>) {
         for item in admitted.drain(..) {
-            match (&item.owner, &item.content) {
-                // It has no order to keep.
-                (Owner::Row(_), Content::Broken { reason, .. }) if item.key.is_empty() => {
-                    let failure = undecodable(reason);
-                    self.bury(item, Reason::Undecodable, Some(failure), false);
-                }
-                (Owner::Row(_), _) if self.parking.is_parked(item.table, &item.key) => {
-                    self.join(item);
-                }
-                (Owner::Replay { .. }, _) if self.breaker.state() == State::Open => {
-                    item.postpone();
-                }
-                _ => self.lanes.push((item.table, item.key.clone()), item),
-            }
+            self.core.admit(item);
         }
     }
 
     /// Does what is due; says whether more could be sent at once.
     fn work(&mut self, now: Instant) -> bool {
         let elapsed = self.since_origin(now);
-        self.lanes.due(elapsed);
+        let until = self.publish_until.as_ref().map(|until| *until.borrow());
+        self.core.limit(until.map(|until| self.since_origin(until)));
+        self.core.tick(elapsed);
         if let Some(keeper) = &mut self.keeper {
             keeper.due(now);
         }
-        let transition = self.breaker.tick(elapsed);
-        self.moved(transition);
-        if let Some(at) = self.reopen_at {
-            if now < at {
-                return false;
-            }
-            self.reopen(now);
-        }
-        if self.stalled_until.is_some_and(|until| now < until) {
-            return false;
-        }
-        self.stalled_until = None;
-        if !self.may_publish(now) {
-            return false;
+        if self.core.reopen_at().is_some_and(|at| at <= elapsed) {
+            self.reopen(elapsed);
         }
         for _ in 0..BATCH {
-            if !self.dispatch_next(now) {
+            if !self.send_next(elapsed) {
                 return false;
             }
         }
-        self.lanes.has_ready()
-    }
-
-    /// Whether this process owns the relay's name, as far as it knows.
-    fn may_publish(&self, now: Instant) -> bool {
-        let until = self.publish_until.as_ref();
-        until.is_none_or(|until| now < *until.borrow())
+        self.core.has_ready()
     }
 
     fn wake_at(&self, deadline: Option<Instant>) -> Option<Instant> {
-        let since_origin = |due| self.origin + due;
-        let retry = self.lanes.next_due().map(since_origin);
-        // Also when nothing waits here: a replay may be waiting to probe.
-        let half_open = self.breaker.next_change().map(since_origin);
+        let core = self.core.next_due().map(|due| self.origin + due);
         let write = self.keeper.as_ref().and_then(Keeper::next_due);
-        [
-            deadline,
-            self.reopen_at,
-            self.stalled_until,
-            retry,
-            half_open,
-            write,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [deadline, core, write].into_iter().flatten().min()
     }
 
-    /// Sends the next ready head; says whether to go on.
-    fn dispatch_next(&mut self, now: Instant) -> bool {
-        let Some(next) = self.lanes.next() else {
+    /// Makes the next attempt; says whether to go on.
+    fn send_next(&mut self, now: Duration) -> bool {
+        let Some(next) = self.core.next_send(now) else {
             return false;
         };
-        let lane = next.lane;
-        let record = match &next.item.content {
-            Content::Record(record) => record,
-            Content::Broken { reason, .. } => {
-                let failure = undecodable(reason);
-                self.give_up(lane, Reason::Undecodable, failure, now);
-                return true;
-            }
-        };
-        let ticket = match self.breaker.admit() {
-            Admission::Go(ticket) => ticket,
-            Admission::Until(_) | Admission::AfterProbe => {
-                self.lanes.postponed(lane);
-                return false;
-            }
-        };
-        let token = self.next_token;
+        let token = next.token;
+        let record = next.item.record();
+        let record = record.expect("what is no record is not given out");
         match self.sink.send(token, record) {
-            Ok(()) => {
-                self.next_token += 1;
-                self.in_flight.insert(token, (lane, ticket));
-                true
-            }
-            Err(SendError::QueueFull) => {
-                self.breaker.passed(ticket);
-                self.lanes.postponed(lane);
-                self.stalled_until = Some(now + QUEUE_FULL_PAUSE);
-                false
-            }
-            Err(SendError::Failed(error)) => {
-                self.failed((lane, ticket), &error, now);
-                self.reopen_at.is_none()
-            }
+            Ok(()) => {}
+            Err(SendError::QueueFull) => self.core.queue_full(token, now),
+            Err(SendError::Failed(error)) => self.core.report(token, Err(error), now),
         }
+        true
     }
 
     fn reported(&mut self, reports: &mut Vec<Report>) {
-        let now = Instant::now();
-        self.stalled_until = None;
-        // A fatal error must not make us forget the good news that came with it.
-        reports.sort_by_key(|report| is_fatal(&report.result));
-        if reports
-            .last()
-            .is_some_and(|report| is_fatal(&report.result))
-        {
+        let now = self.since_origin(Instant::now());
+        self.core.unstall();
+        if fatal_last(reports) {
             while let Ok(report) = self.reports.try_recv() {
-                let at = if is_fatal(&report.result) {
-                    reports.len()
-                } else {
-                    0
-                };
-                reports.insert(at, report);
+                reports.push(report);
             }
+            fatal_last(reports);
         }
-        for report in reports.drain(..) {
-            // After a fatal error the tokens of the producer before it mean nothing any more.
-            let Some(attempt) = self.in_flight.remove(&report.token) else {
-                continue;
-            };
-            match report.result {
-                Ok(_) => self.acknowledged(attempt),
-                Err(error) => self.failed(attempt, &error, now),
+        for Report { token, result } in reports.drain(..) {
+            self.core.report(token, result.map(drop), now);
+        }
+    }
+
+    /// Does what the core has decided, besides attempts.
+    fn carry_out(&mut self) {
+        while let Some(act) = self.core.next_act() {
+            match act {
+                Act::Published(item) => {
+                    self.published += 1;
+                    self.metrics.published.add(1);
+                    if item.is_replay() {
+                        self.metrics.replayed.add(1);
+                    }
+                    // Settled first; the permits go with the rest of it.
+                    item.settle();
+                }
+                Act::Kept(item) => item.settle(),
+                Act::Bury(burial) => self.bury(burial),
+                Act::Postpone(item) => item.answer(Replayed::Postponed),
+                Act::Refuse(item, reason, failure) => {
+                    item.answer(Replayed::Failed(reason, failure));
+                }
+                Act::Failed(error, attempts) => {
+                    self.metrics.failed_attempts.add(1);
+                    self.failures.log(&error, attempts, Instant::now());
+                }
+                Act::Moved(transition) => self.moved(transition),
+                Act::Lost {
+                    error,
+                    unacknowledged,
+                    delay,
+                } => self.lost(&error, unacknowledged, delay),
             }
         }
     }
 
-    fn acknowledged(&mut self, (lane, ticket): (LaneId, Ticket)) {
-        let transition = self.breaker.succeeded(ticket);
-        self.moved(transition);
-        let admitted = self.lanes.acknowledged(lane);
-        self.published += 1;
-        self.fatal_errors = 0;
-        self.metrics.published.add(1);
-        if matches!(admitted.owner, Owner::Replay { .. }) {
-            self.metrics.replayed.add(1);
-        }
-        // Settled first; the permits go with the rest of it.
-        admitted.settle();
-    }
-
-    fn failed(&mut self, (lane, ticket): (LaneId, Ticket), error: &DeliveryError, now: Instant) {
+    fn lost(&self, error: &DeliveryError, unacknowledged: usize, delay: Duration) {
         self.metrics.failed_attempts.add(1);
-        let class = error.class();
-        if class == Class::Fatal {
-            return self.interrupted(ticket, error, now);
-        }
-        let transition = if error.kind.is_outage() {
-            let elapsed = self.since_origin(now);
-            self.breaker.failed(ticket, elapsed)
-        } else {
-            self.breaker.passed(ticket);
-            None
-        };
-        self.moved(transition);
-        // A failed probe says something of Kafka and nothing of the event.
-        let spared = ticket.is_probe() && error.kind.is_outage();
-        if class == Class::Transient && (spared || !error.kind.uses_up_attempts()) {
-            self.failures.log(error, 0, now);
-            return self.retry(lane, 1, now);
-        }
-        let attempts = self.lanes.failed(lane);
-        self.failures.log(error, attempts, now);
-        let exhausted = attempts >= self.retry.max_attempts.get()
-            && self.retry.on_exhausted == OnExhausted::DeadLetter;
-        let failure = Failure {
-            kind: error.kind.name().to_owned(),
-            message: error.to_string(),
-            attempts,
-        };
-        match class {
-            Class::Permanent => self.give_up(lane, Reason::Permanent, failure, now),
-            Class::Transient if exhausted => self.give_up(lane, Reason::Exhausted, failure, now),
-            Class::Transient | Class::Fatal => self.retry(lane, attempts, now),
-        }
-    }
-
-    /// The head of the lane, which is in flight, is attempted again after a pause.
-    pub(super) fn retry(&mut self, lane: LaneId, attempts: u32, now: Instant) {
-        // Kafka takes no records now, and a replay does not wait for it.
-        if self.breaker.state() == State::Open && self.lanes.head(lane).is_replay() {
-            return self.lanes.acknowledged(lane).postpone();
-        }
-        let due = self.since_origin(now) + self.policy.delay_after(attempts);
-        self.lanes.retry_at(lane, due);
-    }
-
-    /// The producer is of no more use: what is in flight is sent again by the next one.
-    fn interrupted(&mut self, ticket: Ticket, error: &DeliveryError, now: Instant) {
-        self.fatal_errors = self.fatal_errors.saturating_add(1);
-        let delay = self.policy.delay_after(self.fatal_errors);
-        let unacknowledged = self.lanes.in_flight();
         tracing::warn!(
             error = %error,
             unacknowledged,
@@ -434,24 +298,10 @@ impl Pipeline {
             "the producer cannot go on; it is built anew and what is unacknowledged is sent again, \
              in order"
         );
-        self.breaker.passed(ticket);
-        for (_, (_, ticket)) in self.in_flight.drain() {
-            self.breaker.passed(ticket);
-        }
-        self.lanes.interrupted();
-        self.reopen_at = Some(now + delay);
     }
 
-    fn moved(&mut self, transition: Option<Transition>) {
-        let Some(Transition { from, to }) = transition else {
-            return;
-        };
+    fn moved(&mut self, Transition { from, to }: Transition) {
         self.input.breaker.send_replace(to);
-        if to == State::Open {
-            for replay in self.lanes.withdrawn(Admitted::is_replay) {
-                replay.postpone();
-            }
-        }
         self.metrics.breaker_state.set(match to {
             State::Closed => 0,
             State::HalfOpen => 1,
@@ -470,50 +320,49 @@ impl Pipeline {
             tracing::warn!(
                 from,
                 to = to_name,
-                waiting = self.lanes.len(),
+                waiting = self.core.len(),
                 "the breaker is open: nothing is attempted until Kafka is probed again"
             );
         } else {
             tracing::info!(
                 from,
                 to = to_name,
-                waiting = self.lanes.len(),
+                waiting = self.core.len(),
                 "the breaker moves"
             );
         }
     }
 
-    fn reopen(&mut self, now: Instant) {
+    fn reopen(&mut self, now: Duration) {
         let (reporter, reports) = Reports::channel();
         match self.sink.open(reporter.clone()) {
             Ok(()) => {
                 self.reports = reports;
                 self.reporter = reporter;
-                self.reopen_at = None;
+                self.core.reopened();
             }
             Err(error) => {
-                self.fatal_errors = self.fatal_errors.saturating_add(1);
-                let delay = self.policy.delay_after(self.fatal_errors);
+                let delay = self.core.reopen_failed(now);
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     ?delay,
                     "build the producer anew"
                 );
-                self.reopen_at = Some(now + delay);
             }
         }
     }
 
     async fn finish(mut self) -> Summary {
         self.sink.close(CLOSE_GRACE).await;
+        let now = self.since_origin(Instant::now());
         while let Ok(report) = self.reports.try_recv() {
-            if let Some(attempt) = self.in_flight.remove(&report.token)
-                && report.result.is_ok()
-            {
-                self.acknowledged(attempt);
+            // A failure would only be tried again, and what becomes a dead letter is not written.
+            if report.result.is_ok() {
+                self.core.report(report.token, Ok(()), now);
             }
         }
-        let left = self.lanes.len() + self.input.admitted.len() + self.keeping();
+        self.carry_out();
+        let left = self.core.len() + self.input.admitted.len() + self.keeping();
         let summary = Summary {
             published: self.published,
             left: left as u64,
@@ -545,10 +394,4 @@ async fn written(keeper: &mut Option<Keeper>) -> Option<Kept> {
         Some(keeper) if keeper.is_writing() => keeper.written().await,
         _ => std::future::pending().await,
     }
-}
-
-fn is_fatal<T>(result: &Result<T, DeliveryError>) -> bool {
-    result
-        .as_ref()
-        .is_err_and(|error| error.class() == Class::Fatal)
 }

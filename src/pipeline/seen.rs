@@ -16,7 +16,7 @@ use crate::fingerprint::Fingerprints;
 
 /// The events of one stream group that were handed on lately.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
+pub struct Seen {
     /// In microseconds.
     window: i64,
     limit: usize,
@@ -27,7 +27,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn new(window: i64, limit: usize) -> Self {
+    /// Nothing is remembered. Both bounds are those of invariant 2, `window` in microseconds.
+    pub fn new(window: i64, limit: usize) -> Self {
         Self {
             window,
             limit,
@@ -39,7 +40,7 @@ impl Seen {
 
     /// Whether the same record was handed on lately; if not, it is now. `micros` is the time of its
     /// row.
-    pub(super) fn repeats(&mut self, record: &Record, micros: i64) -> bool {
+    pub fn repeats(&mut self, record: &Record, micros: i64) -> bool {
         let headers = record.headers.iter();
         let headers: Vec<_> = headers
             .map(|header| (&header.name, &header.value))

@@ -7,6 +7,7 @@
 //! 2. [`Moment::wall`] is never ahead of the system's clock, and after a jump ahead it gains at
 //!    most a tenth on real time until the jump has lasted [`BELIEVE_AFTER_MICROS`].
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,13 +20,15 @@ const TOLERANCE_MICROS: i64 = 1_000_000;
 
 /// The pure part: decides which wall time to use.
 #[derive(Debug, Clone, Default)]
-struct Careful {
+pub struct Careful {
     last: Option<Moment>,
     ahead_since: Option<i64>,
 }
 
 impl Careful {
-    fn at(&mut self, system: i64, ticks: i64) -> Moment {
+    /// The moment to work with when the system's clock shows `system` microseconds since the Unix
+    /// epoch, and `ticks` microseconds have passed since any fixed origin.
+    pub fn at(&mut self, system: i64, ticks: i64) -> Moment {
         let Some(last) = self.last else {
             return self.use_wall(system, ticks);
         };
@@ -55,26 +58,58 @@ impl Careful {
 /// The clock of a relay, shared by its sources.
 #[derive(Debug)]
 pub struct Clock {
-    start: Instant,
+    source: Source,
     careful: Mutex<Careful>,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// The machine's clocks; ticks count from here.
+    Machine(Instant),
+    /// Whoever sets them: system time and ticks.
+    Hand([AtomicI64; 2]),
 }
 
 impl Default for Clock {
     fn default() -> Self {
         Self {
-            start: Instant::now(),
+            source: Source::Machine(Instant::now()),
             careful: Mutex::default(),
         }
     }
 }
 
 impl Clock {
+    /// A clock that stands still until it is [set](Clock::set).
+    pub fn by_hand() -> Self {
+        Self {
+            source: Source::Hand(Default::default()),
+            careful: Mutex::default(),
+        }
+    }
+
+    /// What the system's clock shows, microseconds since the Unix epoch, and the ticks. A clock of the
+    /// machine cannot be set.
+    pub fn set(&self, system: i64, ticks: i64) {
+        if let Source::Hand(set) = &self.source {
+            set[0].store(system, Ordering::Relaxed);
+            set[1].store(ticks, Ordering::Relaxed);
+        }
+    }
+
     /// The present moment.
     pub fn now(&self) -> Moment {
-        let system = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_micros() as i64);
-        let ticks = self.start.elapsed().as_micros() as i64;
+        let (system, ticks) = match &self.source {
+            Source::Machine(start) => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH);
+                let system = since.map_or(0, |since| since.as_micros() as i64);
+                (system, start.elapsed().as_micros() as i64)
+            }
+            Source::Hand([system, ticks]) => (
+                system.load(Ordering::Relaxed),
+                ticks.load(Ordering::Relaxed),
+            ),
+        };
         let mut careful = self.careful.lock().unwrap_or_else(PoisonError::into_inner);
         careful.at(system, ticks)
     }

@@ -214,6 +214,15 @@ impl Follower {
         self.retry_at
     }
 
+    /// Everything at or before this has been read once: microseconds since the Unix epoch.
+    pub fn read_once(&self) -> i64 {
+        if self.live {
+            self.tailed_at.max(self.cursor)
+        } else {
+            self.cursor.max(self.confirmed)
+        }
+    }
+
     /// Moves W as far as `confirmed` and the tracker's floor allow; gives W back.
     pub fn advance(&mut self, floor: i64) -> i64 {
         self.watermark = self.watermark.max(self.confirmed.min(floor));

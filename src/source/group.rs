@@ -16,16 +16,19 @@ use crate::checkpoint::{GroupCheckpoint, GroupKey, OpenWindow, Published, Window
 /// A window with so many rows is closed.
 const WINDOW_ROWS: u64 = 4_096;
 /// A window is closed when it is as long as the late window, and at least so many microseconds.
-pub(super) const LEAST_WINDOW: i64 = 5_000_000;
+pub const LEAST_WINDOW: i64 = 5_000_000;
 
 /// A group's state when it was last saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Saved {
-    pub(super) watermark: i64,
-    pub(super) revision: u64,
-    pub(super) closed: bool,
+pub struct Saved {
+    /// W.
+    pub watermark: i64,
+    /// [`Tracker::revision`].
+    pub revision: u64,
+    /// Whether the group had come to its end.
+    pub closed: bool,
     /// Ticks of the save.
-    pub(super) at: i64,
+    pub at: i64,
 }
 
 /// A stream group of a table.
@@ -33,51 +36,68 @@ pub(super) struct Saved {
     clippy::struct_excessive_bools,
     reason = "independent facts, each asked for by itself"
 )]
-pub(super) struct Group<I> {
-    pub(super) key: GroupKey,
-    pub(super) range_end: i64,
-    pub(super) streams: Arc<[StreamID]>,
-    pub(super) follower: Follower,
-    pub(super) tracker: SharedTracker,
-    pub(super) stragglers: Guarded<Stragglers>,
+#[derive(Debug)]
+pub struct Group<I> {
+    /// Its name.
+    pub key: GroupKey,
+    /// The last token of its range.
+    pub range_end: i64,
+    /// Its streams.
+    pub streams: Arc<[StreamID]>,
+    /// What it reads next.
+    pub follower: Follower,
+    /// Its rows above W.
+    pub tracker: SharedTracker,
+    /// Its rows that have appeared at or before W.
+    pub stragglers: Guarded<Stragglers>,
     /// What an earlier run has published above W, until that is recognised.
-    pub(super) published: Option<Arc<Published>>,
-    pub(super) intake: Option<I>,
+    pub published: Option<Arc<Published>>,
+    /// Where its changes go; kept between two reads.
+    pub intake: Option<I>,
     /// The bundle that it is read with when it is live.
-    pub(super) bundle: u32,
+    pub bundle: u32,
     /// Ticks of the next look at the group; `None` while it is read, live, or may not be read.
-    pub(super) due: Option<i64>,
+    pub due: Option<i64>,
     /// Whether a read is under way.
-    pub(super) reading: bool,
+    pub reading: bool,
     /// Whether the group waits for a settlement.
-    pub(super) waiting: bool,
+    pub waiting: bool,
     /// Whether a writer has said that it has written here, and nothing was read since.
-    pub(super) hinted: bool,
-    pub(super) drained: bool,
-    pub(super) closed: bool,
-    pub(super) saved: Option<Saved>,
+    pub hinted: bool,
+    /// Whether nothing of it can come before the next generation any more.
+    pub drained: bool,
+    /// Whether it has come to its end.
+    pub closed: bool,
+    /// What is stored of it.
+    pub saved: Option<Saved>,
     /// Reads that have failed since the last good one.
-    pub(super) failed_reads: u32,
+    pub failed_reads: u32,
     /// What was published just before W.
     window: OpenWindow,
     /// Windows that are complete and not saved yet, oldest first.
-    pub(super) closed_windows: Vec<Window>,
+    pub closed_windows: Vec<Window>,
     /// Where the log began to be read: nothing at or before this is published.
-    pub(super) first: i64,
+    pub first: i64,
 }
 
 /// What a group is made from.
-pub(super) struct Beginning<'c> {
-    pub(super) generation: i64,
-    pub(super) group: StreamGroup,
-    pub(super) checkpoint: Option<&'c GroupCheckpoint>,
+#[derive(Debug)]
+pub struct Beginning<'c> {
+    /// Its generation's timestamp, milliseconds since the Unix epoch.
+    pub generation: i64,
+    /// Its name and streams.
+    pub group: StreamGroup,
+    /// What is stored of it.
+    pub checkpoint: Option<&'c GroupCheckpoint>,
     /// Where a group without a checkpoint begins.
-    pub(super) first: i64,
-    pub(super) bundle: u32,
+    pub first: i64,
+    /// The bundle that it is read with when it is live.
+    pub bundle: u32,
 }
 
 impl<I> Group<I> {
-    pub(super) fn new(beginning: Beginning<'_>, settings: Settings, shared: &Shared) -> Self {
+    /// A group that begins after its watermark.
+    pub fn new(beginning: Beginning<'_>, settings: Settings, shared: &Shared) -> Self {
         let Beginning {
             generation,
             group,
@@ -126,7 +146,7 @@ impl<I> Group<I> {
 
     /// Moves W as far as it goes and forgets what it has passed. Gives back how many rows of the
     /// group are pending.
-    pub(super) fn advance(&mut self, shared: &Shared) -> usize {
+    pub fn advance(&mut self, shared: &Shared) -> usize {
         let mut tracker = self.tracker.lock();
         if self.published.is_some() {
             // What an earlier run has published is in no tracker yet, and would be left out of the
@@ -167,13 +187,13 @@ impl<I> Group<I> {
     }
 
     /// Up to where a sweep may compare the log with the windows that are saved.
-    pub(super) fn sweepable(&self) -> i64 {
+    pub fn sweepable(&self) -> i64 {
         let unsaved = self.closed_windows.first();
         unsaved.map_or(self.window.begin, |window| window.begin)
     }
 
     /// How loaded the group is.
-    pub(super) fn load(&self, shared: &Shared) -> Load {
+    pub fn load(&self, shared: &Shared) -> Load {
         let tracker = self.tracker.lock();
         Load {
             full: shared.full(tracker.len()),
@@ -184,7 +204,7 @@ impl<I> Group<I> {
     /// What is to be saved at `now` (microseconds since the Unix epoch) and `ticks`: `None` if the saved
     /// state says it already, or if only time has moved W and the last save is less than
     /// `idle_interval` microseconds old. `last` is for the save of a stop.
-    pub(super) fn checkpoint(
+    pub fn checkpoint(
         &self,
         now: i64,
         ticks: i64,
@@ -211,7 +231,13 @@ impl<I> Group<I> {
                 return None;
             }
         }
-        let published = Published::of(&tracker, state.watermark, self.window, now);
+        let published = Published::of(
+            &tracker,
+            state.watermark,
+            self.window,
+            now,
+            self.follower.read_once(),
+        );
         let checkpoint = GroupCheckpoint {
             key: self.key.clone(),
             watermark: state.watermark,

@@ -112,12 +112,12 @@ impl Pace {
     }
 
     /// How long a poll has to wait, in microseconds; 0 is not at all.
-    pub(super) fn wait(&self, now: i64) -> i64 {
+    pub fn wait(&self, now: i64) -> i64 {
         self.budget().wait(now)
     }
 
     /// ScyllaDB has said that it is overloaded, or nothing.
-    pub(super) fn complained(&self, now: i64) {
+    pub fn complained(&self, now: i64) {
         self.budget().complained(now);
     }
 }

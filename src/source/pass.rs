@@ -26,7 +26,7 @@ use super::clock::Clock;
 use super::follower::{Kind, Outcome, Read};
 use super::intake::Intake;
 use super::pace::Pace;
-use super::reader::{self, LogReader, MAX_STREAMS, Range};
+use super::reader::{self, Log, LogReader, MAX_STREAMS, Range};
 use super::stragglers::Stragglers;
 use crate::ack::summary::hash;
 use crate::ack::{Ack, Mark, Registration, Settled, Tracker};
@@ -44,27 +44,34 @@ const POINT_READS: usize = 16;
 const CONFIRMATIONS: usize = 8;
 
 /// What all reads of a table share.
-pub(super) struct Shared {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) progress: Arc<Progress>,
-    pub(super) pace: Arc<Pace>,
-    pub(super) clock: Arc<Clock>,
-    pub(super) settled: mpsc::UnboundedSender<Settled>,
-    pub(super) phase: watch::Receiver<Phase>,
+#[derive(Debug)]
+pub struct Shared {
+    /// The relay's counters.
+    pub metrics: Arc<Metrics>,
+    /// What the source has done, for the health monitor.
+    pub progress: Arc<Progress>,
+    /// Bounds the reads of all tables.
+    pub pace: Arc<Pace>,
+    /// The relay's clock.
+    pub clock: Arc<Clock>,
+    /// Where rows are settled.
+    pub settled: mpsc::UnboundedSender<Settled>,
+    /// How far a stop has come.
+    pub phase: watch::Receiver<Phase>,
     /// Positions in the trackers of all groups.
-    pub(super) tracked: AtomicUsize,
+    pub tracked: AtomicUsize,
     /// `follow.tracked_positions`.
-    pub(super) limit: usize,
+    pub limit: usize,
     /// `follow.late_window` in microseconds.
-    pub(super) late_window: i64,
+    pub late_window: i64,
     /// `follow.confirm` in microseconds.
-    pub(super) confirm: i64,
+    pub confirm: i64,
 }
 
 impl Shared {
     /// Whether a group that holds `own` positions may hold no more. A group may hold as many as
     /// are still free, so that one that is stuck leaves room for the others.
-    pub(super) fn full(&self, own: usize) -> bool {
+    pub fn full(&self, own: usize) -> bool {
         own >= self
             .limit
             .saturating_sub(self.tracked.load(Ordering::Relaxed))
@@ -77,14 +84,16 @@ impl Shared {
 
 /// Something of a group that its read and the source share.
 #[derive(Debug)]
-pub(super) struct Guarded<T>(Arc<Mutex<T>>);
+pub struct Guarded<T>(Arc<Mutex<T>>);
 
 impl<T> Guarded<T> {
-    pub(super) fn new(value: T) -> Self {
+    /// Shares it.
+    pub fn new(value: T) -> Self {
         Self(Arc::new(Mutex::new(value)))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+    /// Not to be held while waiting.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,20 +105,22 @@ impl<T> Clone for Guarded<T> {
 }
 
 /// The tracker of a group, shared by its read and the source that settles rows.
-pub(super) type SharedTracker = Guarded<Tracker>;
+pub type SharedTracker = Guarded<Tracker>;
 
 /// Why a read did not come to its end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
+    /// A page was not read.
     #[error(transparent)]
     Reader(#[from] reader::Error),
+    /// The pipeline takes nothing more.
     #[error(transparent)]
     Closed(#[from] Closed),
 }
 
 /// How a read ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub enum Ended {
     /// All of it was read and handed on.
     Complete,
     /// Too many rows, no room for more, or no end of rows that appear before others.
@@ -119,25 +130,35 @@ pub(super) enum Ended {
 }
 
 /// A group that takes part in a read.
-pub(super) struct Member<I> {
-    pub(super) slot: u32,
-    pub(super) streams: Arc<[StreamID]>,
-    pub(super) tracker: SharedTracker,
-    pub(super) stragglers: Guarded<Stragglers>,
-    pub(super) intake: I,
+#[derive(Debug)]
+pub struct Member<I> {
+    /// Number of the group inside its source.
+    pub slot: u32,
+    /// Its streams.
+    pub streams: Arc<[StreamID]>,
+    /// Its rows above W.
+    pub tracker: SharedTracker,
+    /// Its rows that have appeared at or before W.
+    pub stragglers: Guarded<Stragglers>,
+    /// Where its changes go.
+    pub intake: I,
     /// A new row at or before this microsecond is late: the tail has passed it.
-    pub(super) late_before: i64,
+    pub late_before: i64,
     /// What an earlier run has published above W.
-    pub(super) published: Option<Arc<Published>>,
-    pub(super) outcome: Outcome,
+    pub published: Option<Arc<Published>>,
+    /// What was read of it so far.
+    pub outcome: Outcome,
 }
 
 /// A read of some groups.
-pub(super) struct Pass<I> {
-    pub(super) shared: Arc<Shared>,
-    pub(super) reader: Arc<LogReader>,
-    pub(super) read: Read,
-    pub(super) members: Vec<Member<I>>,
+#[derive(Debug)]
+pub struct Pass<I, R = LogReader> {
+    shared: Arc<Shared>,
+    reader: Arc<R>,
+    /// What is read.
+    pub read: Read,
+    /// The groups that are read.
+    pub members: Vec<Member<I>>,
     flat: Flat,
     rows: usize,
     /// Streams in which nothing more is handed on, by their index in `flat`.
@@ -145,6 +166,7 @@ pub(super) struct Pass<I> {
 }
 
 /// The streams of all members, one after the other.
+#[derive(Debug)]
 struct Flat {
     streams: Vec<StreamID>,
     /// Member and index in its group, of each stream.
@@ -174,10 +196,11 @@ type Flow = Option<Ended>;
 /// Batches that are to be handed on, in their order: whether each is complete.
 type Batches = BTreeMap<FlatRow, (LogBatch, bool)>;
 
-impl<I: Intake> Pass<I> {
-    pub(super) fn new(
+impl<I: Intake, R: Log> Pass<I, R> {
+    /// A read of the members' groups that has not begun.
+    pub fn new(
         shared: Arc<Shared>,
-        reader: Arc<LogReader>,
+        reader: Arc<R>,
         read: Read,
         members: Vec<Member<I>>,
     ) -> Self {
@@ -193,7 +216,7 @@ impl<I: Intake> Pass<I> {
     }
 
     /// Makes the read.
-    pub(super) async fn run(&mut self) -> Result<Ended, Error> {
+    pub async fn run(&mut self) -> Result<Ended, Error> {
         let range = Range {
             after: self.read.after,
             upto: self.read.upto,

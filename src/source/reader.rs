@@ -138,6 +138,59 @@ pub struct Page<T> {
     pub next: Option<PagingState>,
 }
 
+/// A log that is read page by page: a table's, or a simulated one.
+pub trait Log: Send + Sync + 'static {
+    /// The columns of the rows.
+    fn columns(&self) -> &Arc<ChangeColumns>;
+
+    /// Rows of one page.
+    fn page_rows(&self) -> usize;
+
+    /// See [`LogReader::keys`].
+    fn keys(
+        &self,
+        streams: &[StreamID],
+        range: Range,
+        from: PagingState,
+    ) -> impl Future<Output = Result<Page<RowKey>, Error>> + Send;
+
+    /// See [`LogReader::rows`].
+    fn rows(
+        &self,
+        streams: &[StreamID],
+        range: Range,
+        from: PagingState,
+    ) -> impl Future<Output = Result<Page<LogRow>, Error>> + Send;
+}
+
+impl Log for LogReader {
+    fn columns(&self) -> &Arc<ChangeColumns> {
+        Self::columns(self)
+    }
+
+    fn page_rows(&self) -> usize {
+        Self::page_rows(self)
+    }
+
+    async fn keys(
+        &self,
+        streams: &[StreamID],
+        range: Range,
+        from: PagingState,
+    ) -> Result<Page<RowKey>, Error> {
+        Self::keys(self, streams, range, from).await
+    }
+
+    async fn rows(
+        &self,
+        streams: &[StreamID],
+        range: Range,
+        from: PagingState,
+    ) -> Result<Page<LogRow>, Error> {
+        Self::rows(self, streams, range, from).await
+    }
+}
+
 /// Reads the log of one table.
 #[derive(Debug)]
 pub struct LogReader {

@@ -273,7 +273,8 @@ impl World {
         let window = Published::nothing(watermark).window;
         // Most of what is there is summed, or the summary would hardly be used.
         let now = self.now + 1_500_000;
-        let published = Published::of(&self.tracker, watermark, window, now);
+        let seen = self.follower.read_once();
+        let published = Published::of(&self.tracker, watermark, window, now, seen);
         self.saved = (watermark, published::encode(&published, watermark));
     }
 
