@@ -329,7 +329,9 @@ impl World {
         // and what was restored.
         let groups = scenario.groups();
         let window = 4 * scenario.settings.target_rows + 2 * scenario.page_rows + 8;
-        let most = scenario.follow.tracked_positions.get() + groups * window + self.database.rows.len() / 2;
+        let most = scenario.follow.tracked_positions.get()
+            + groups * window
+            + self.database.rows.len() / 2;
         if tracked > most {
             self.violated(Oracle::O7, || {
                 format!("{tracked} rows tracked, {most} are allowed")

@@ -15,8 +15,8 @@ use outbox_relay::config::TableName;
 use outbox_relay::event::{ChangeColumns, Position, RowKey};
 use outbox_relay::pipeline::PublishIntake;
 use outbox_relay::runtime::Phase;
-use outbox_relay::source::changes::LogRow;
 use outbox_relay::runtime::health::Progress;
+use outbox_relay::source::changes::LogRow;
 use outbox_relay::source::clock::Clock;
 use outbox_relay::source::follower::{Kind, Moment, Next, Outcome, Read, Settings};
 use outbox_relay::source::generations::StreamGroup;
@@ -176,7 +176,6 @@ struct Bundle {
     slots: Vec<usize>,
     streams: usize,
     rounds: Rounds,
-    confirmed: i64,
     due: Option<i64>,
     reading: bool,
 }
@@ -361,7 +360,6 @@ impl SourceSide {
                 slots: vec![slot],
                 streams,
                 rounds: Rounds::new(&self.settings, now),
-                confirmed: i64::MIN,
                 due: None,
                 reading: false,
             });
@@ -448,23 +446,27 @@ impl SourceSide {
             return;
         }
         let slots = self.bundles[index].slots.clone();
-        let live: Vec<usize> =
-            slots.into_iter().filter(|slot| self.takes_part(*slot, now)).collect();
+        let live: Vec<usize> = slots
+            .into_iter()
+            .filter(|slot| self.takes_part(*slot, now))
+            .collect();
         let Some(part) = self.part(&live, now) else {
             return;
         };
-        let read = |kind, after| Read {
+        let read = |kind, after, upto| Read {
             kind,
             after,
-            upto: None,
+            upto,
             started: now,
             row_limit: None,
         };
-        let bundle = &mut self.bundles[index];
-        bundle.confirmed = part.confirmed;
-        match bundle.rounds.next(now, part) {
-            Round::Poll(after) => self.start_read(&live, read(Kind::Tail, after), Some(index)),
-            Round::Rescan(after) => self.start_read(&live, read(Kind::Rescan, after), Some(index)),
+        match self.bundles[index].rounds.next(now, part) {
+            Round::Poll(after) => {
+                self.start_read(&live, read(Kind::Tail, after, None), Some(index));
+            }
+            Round::Rescan { after, upto } => {
+                self.start_read(&live, read(Kind::Rescan, after, upto), Some(index));
+            }
             Round::At(ticks) => self.schedule_bundle(index, ticks.max(now.ticks + 1)),
         }
     }
@@ -536,13 +538,14 @@ impl SourceSide {
     fn poll(&mut self, now: Moment) -> bool {
         let mut context = Context::from_waker(noop_waker_ref());
         let mut ended = Vec::new();
-        self.reads.retain_mut(|reading| match reading.as_mut().poll(&mut context) {
-            Poll::Ready(done) => {
-                ended.push(done);
-                false
-            }
-            Poll::Pending => true,
-        });
+        self.reads
+            .retain_mut(|reading| match reading.as_mut().poll(&mut context) {
+                Poll::Ready(done) => {
+                    ended.push(done);
+                    false
+                }
+                Poll::Pending => true,
+            });
         let any = !ended.is_empty();
         for done in ended {
             self.done(done, now);
@@ -552,12 +555,18 @@ impl SourceSide {
 
     fn tell(&mut self, done: &Done) {
         let Some(said) = &mut self.said else { return };
-        let groups = done.members.iter().map(|member| self.names[member.slot as usize]);
+        let groups = done
+            .members
+            .iter()
+            .map(|member| self.names[member.slot as usize]);
         let groups: Vec<[u8; 2]> = groups.collect();
         let count = |of: fn(&Outcome) -> usize| -> usize {
             done.members.iter().map(|member| of(&member.outcome)).sum()
         };
-        let (rows, fresh) = (count(|outcome| outcome.rows), count(|outcome| outcome.fresh));
+        let (rows, fresh) = (
+            count(|outcome| outcome.rows),
+            count(|outcome| outcome.fresh),
+        );
         let ended = match &done.ended {
             Ok(ended) => format!("{ended:?}"),
             Err(_) => "failed".to_owned(),
@@ -639,13 +648,11 @@ impl SourceSide {
             }
             return;
         };
-        let Bundle {
-            rounds, confirmed, ..
-        } = &mut self.bundles[bundle];
+        let rounds = &mut self.bundles[bundle].rounds;
         if read.kind == Kind::Tail {
             rounds.polled(fresh, newest, read.started, now);
         } else {
-            rounds.rescanned(read.after, *confirmed, fresh, [read.started, now]);
+            rounds.rescanned(read.upto, fresh, [read.started, now]);
         }
     }
 
