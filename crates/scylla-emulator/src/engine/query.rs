@@ -58,7 +58,7 @@ fn target(
     let to = token_bound(scope, restrictions.token_to.as_ref())?;
     let partitions = if restrictions.has_partition() {
         let mut positions = Vec::new();
-        for key in restrictions.partition_keys(scope, table)? {
+        for key in restrictions.keys_to_read(scope, table)? {
             let position = position(config, table, &key);
             let inside = from.is_none_or(|(token, closed)| {
                 position.token > token || (closed && position.token == token)

@@ -341,18 +341,40 @@ impl Restrictions {
             || self.upper.is_some()
     }
 
-    /// The partition keys that are addressed.
+    /// The partition keys that are addressed, each once.
     pub(super) fn partition_keys(
         &self,
         scope: &Scope<'_>,
         table: &TableSchema,
     ) -> Result<Vec<Vec<Value>>, Error> {
+        self.keys(scope, table, 0)
+    }
+
+    /// The partition keys that are addressed, for a reader that sorts them by token anyway: a key may come twice.
+    pub(super) fn keys_to_read(
+        &self,
+        scope: &Scope<'_>,
+        table: &TableSchema,
+    ) -> Result<Vec<Vec<Value>>, Error> {
+        self.keys(scope, table, MAX_PRODUCT)
+    }
+
+    /// Up to `unsorted` values of a column are left as they are; more of them are sorted, and each is taken once.
+    fn keys(
+        &self,
+        scope: &Scope<'_>,
+        table: &TableSchema,
+        unsorted: usize,
+    ) -> Result<Vec<Vec<Value>>, Error> {
+        let single = self.partition.len() == 1;
+        let unsorted = if single { unsorted } else { 0 };
         let mut keys = vec![Vec::new()];
         for (test, column) in self.partition.iter().zip(table.partition_key()) {
             let Some(test) = test else {
                 return Ok(Vec::new());
             };
-            keys = product("partition", &keys, test_values(scope, test, column)?)?;
+            let values = test_values(scope, test, column, unsorted)?;
+            keys = product("partition", &keys, values)?;
         }
         for key in &keys {
             check_key(key)?;
@@ -370,7 +392,8 @@ impl Restrictions {
         let columns = table.clustering_key();
         let mut prefixes = vec![Vec::new()];
         for (test, column) in self.prefix.iter().zip(columns) {
-            prefixes = product("clustering", &prefixes, test_values(scope, test, column)?)?;
+            let values = test_values(scope, test, column, 0)?;
+            prefixes = product("clustering", &prefixes, values)?;
         }
         if let Some((count, values)) = &self.tuple_in {
             let name = &columns[self.prefix.len()].name;
@@ -451,13 +474,16 @@ fn test_values(
     scope: &Scope<'_>,
     test: &KeyTest,
     column: &ColumnSchema,
+    unsorted: usize,
 ) -> Result<Vec<Value>, Error> {
     match test {
         KeyTest::Eq(expr) => Ok(vec![scope.key(expr, &column.name)?]),
         KeyTest::In(values) => {
             let mut values = scope.in_values(values, &column.name)?;
-            values.sort();
-            values.dedup();
+            if values.len() > unsorted {
+                values.sort();
+                values.dedup();
+            }
             Ok(values)
         }
     }

@@ -16,7 +16,7 @@ use crate::types::Value;
 /// Partitions of a table that are looked at after each of its mutations.
 const SWEEP: usize = 2;
 
-/// Seconds until a partition that is not written is compacted again.
+/// Seconds between two compactions of a partition that are not due to its own writes.
 const COMPACT_AGAIN: i64 = 60;
 
 /// Rows at the beginning of a partition that are looked at each time.
@@ -248,11 +248,10 @@ impl Partition {
             && self.deleted == NEVER
     }
 
-    /// Whether a compaction may find something that the latest one did not, in a partition that has been quiet.
+    /// Whether it is time for a compaction that no write asks for.
     fn is_due(&self, quiet_since: i64, now_seconds: i64) -> bool {
         self.changed_seconds < quiet_since
             && (self.rows.is_empty()
-                || self.compacted_seconds <= self.changed_seconds
                 || now_seconds.saturating_sub(self.compacted_seconds) >= COMPACT_AGAIN)
     }
 
