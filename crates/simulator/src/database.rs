@@ -103,7 +103,7 @@ impl Database {
     /// The page that a read which began at `began` and ends at `now` gets.
     #[expect(clippy::too_many_arguments, reason = "a read is what it is")]
     pub fn page(
-        &self,
+        &mut self,
         streams: &[StreamKey],
         range: Range,
         after: Option<(u16, Position)>,
@@ -153,6 +153,8 @@ impl Database {
             }
         }
         let full = rows.len() >= most;
+        // What a quorum has answered once it answers always: a read that finds a difference mends it.
+        let shown: Vec<usize> = rows.iter().map(|(_, row)| row.write).collect();
         let last = rows.last().map(|(stream, row)| (*stream, row.position));
         let next = last.filter(|_| full);
         if keys {
@@ -160,7 +162,9 @@ impl Database {
                 stream,
                 position: row.position,
             };
-            return Answer::Keys(rows.into_iter().map(key).collect(), next);
+            let answer = Answer::Keys(rows.into_iter().map(key).collect(), next);
+            self.show(&shown, now);
+            return answer;
         }
         let row = |(stream, row): (u16, &Row)| LogRow {
             stream,
@@ -175,7 +179,19 @@ impl Database {
                 )
                 .collect(),
         };
-        Answer::Rows(rows.into_iter().map(row).collect(), next)
+        let answer = Answer::Rows(rows.into_iter().map(row).collect(), next);
+        self.show(&shown, now);
+        answer
+    }
+
+    /// These writes are seen from now on.
+    fn show(&mut self, writes: &[usize], now: i64) {
+        for write in writes {
+            let rows = self.rows[*write..].iter_mut();
+            for row in rows.take_while(|row| row.write == *write) {
+                row.visible = row.visible.min(now);
+            }
+        }
     }
 
     /// Stores a checkpoint, unless a later one is stored; says whether it did.

@@ -244,9 +244,8 @@ impl World {
         for said in &mut self.events {
             said.attempts = 0;
             // What the process remembered of it is gone.
-            if said.rows.len() > 1 && said.sent {
-                said.allowance += 1;
-            }
+            said.forgotten |= said.sent || said.letters > 0;
+            said.allowance += u32::from(said.rows.len() > 1);
         }
         let most = if self.random.chance(200) {
             5 * SECOND

@@ -569,6 +569,10 @@ impl SourceSide {
             done.read.upto.map(crate::trace::time).unwrap_or_default(),
             crate::trace::time(done.read.started.wall),
         ));
+        let untold = self.shared.metrics.unreconciled.get();
+        if done.read.kind == Kind::Resume && untold > 0 {
+            said.push(format!("of {untold} rows so far it cannot be told whether they are published"));
+        }
     }
 
     fn done(&mut self, done: Done, now: Moment) {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use outbox_relay::config::{
     Columns, OnPermanent, Outbox, StandardHeaders, TableName, TopicPart, TopicTemplate, ValueFormat,
 };
+use outbox_relay::dead_letters::Reason;
 use outbox_relay::decode::Decoder;
 use outbox_relay::event::ChangeColumns;
 use rdkafka::error::RDKafkaErrorCode as Code;
@@ -454,7 +455,9 @@ impl World {
         match self.stage {
             Stage::Trouble | Stage::Over => {}
             Stage::Healed => {
-                if self.scenario.mended && !self.person_asked && self.is_published_or_kept() {
+                let idle = self.relay.as_ref().is_some_and(|relay| relay.is_idle());
+                let letters = !self.database.letters.is_empty();
+                if self.scenario.mended && letters && idle && self.is_published_or_kept() {
                     self.person_asked = true;
                     self.ask_person();
                 } else if self.caught_up() {
@@ -521,8 +524,7 @@ impl World {
             if letter.parks && !letter.reason.is_replayed_by_itself() {
                 stuck.insert(key);
             }
-            let waits = !letter.reason.is_replayed_by_itself() || stuck.contains(key);
-            if !waits {
+            if letter.reason == Reason::Exhausted && !stuck.contains(key) {
                 return false;
             }
         }
