@@ -74,13 +74,7 @@ impl Published {
     /// What `tracker` holds above `watermark`, at `now`, when everything at or before `seen` has been
     /// read once (all in microseconds since the Unix epoch). Rows that were never read are no matter of
     /// a summary: they would be taken for new ones among the published, and so many cannot be told apart.
-    pub fn of(
-        tracker: &Tracker,
-        watermark: i64,
-        window: OpenWindow,
-        now: i64,
-        seen: i64,
-    ) -> Self {
+    pub fn of(tracker: &Tracker, watermark: i64, window: OpenWindow, now: i64, seen: i64) -> Self {
         let settled = tracker.settled_count();
         let last_summed = settled.checked_sub(RECENT_ROWS + 1);
         let by_number = last_summed.and_then(|at| tracker.settled().nth(at));

@@ -198,12 +198,7 @@ type Batches = BTreeMap<FlatRow, (LogBatch, bool)>;
 
 impl<I: Intake, R: Log> Pass<I, R> {
     /// A read of the members' groups that has not begun.
-    pub fn new(
-        shared: Arc<Shared>,
-        reader: Arc<R>,
-        read: Read,
-        members: Vec<Member<I>>,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, reader: Arc<R>, read: Read, members: Vec<Member<I>>) -> Self {
         Self {
             flat: Flat::of(&members),
             shared,

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::database::Save;
 use crate::oracle::Oracle;
 use crate::replayer::{Replayer, Stamps, Stopped, Summary, TABLE};
-use crate::scenario::{SECOND, START};
+use crate::scenario::SECOND;
 use crate::source_side::SourceSide;
 use crate::wire::{Answer, Request, Wire};
 use crate::world::{Event, Pending, Stage, World, table};
@@ -208,7 +208,8 @@ impl World {
     fn forgive(&mut self) {
         for event in 0..self.events.len() {
             let said = &self.events[event];
-            let again = said.sent && !said.rows.iter().all(|row| self.is_covered(*row));
+            let handed_on = said.sent || said.letters > 0;
+            let again = handed_on && !said.rows.iter().all(|row| self.is_covered(*row));
             let replayed = self.replayed.contains(&event) && said.letters > 0;
             self.events[event].allowance += u32::from(again) + u32::from(replayed);
         }
@@ -328,7 +329,9 @@ impl World {
         // and what was restored.
         let groups = scenario.groups();
         let window = 4 * scenario.settings.target_rows + 2 * scenario.page_rows + 8;
-        let most = scenario.follow.tracked_positions.get() + groups * window + self.database.rows.len() / 2;
+        let most = scenario.follow.tracked_positions.get()
+            + groups * window
+            + self.database.rows.len() / 2;
         if tracked > most {
             self.violated(Oracle::O7, || {
                 format!("{tracked} rows tracked, {most} are allowed")
@@ -747,7 +750,7 @@ impl World {
         let away = self.now < self.database_away;
         let is_read = matches!(
             request,
-            Request::Page { .. } | Request::LetterKeys | Request::LettersOf(_) | Request::Letter(_)
+            Request::Page { .. } | Request::LetterKeys | Request::LettersOf(_)
         );
         let expired = !is_read && self.publish_until.is_some_and(|until| self.now >= until);
         if away || expired {
@@ -838,11 +841,6 @@ impl World {
                 Answer::LetterKeys(keys)
             }
             Request::LettersOf(key) => Answer::Letters(self.database.letters_of(&key)),
-            Request::Letter(letter) => {
-                let at = (letter.key, letter.place);
-                let kept = self.database.letters.get(&at);
-                Answer::Letters(kept.map(|kept| kept.letter.clone()).into_iter().collect())
-            }
             Request::Sleep(_) => Answer::Done,
         }
     }
@@ -967,5 +965,3 @@ impl World {
         }
     }
 }
-
-const _: () = assert!(START > 0);

@@ -15,8 +15,8 @@ use outbox_relay::config::TableName;
 use outbox_relay::event::{ChangeColumns, Position, RowKey};
 use outbox_relay::pipeline::PublishIntake;
 use outbox_relay::runtime::Phase;
-use outbox_relay::source::changes::LogRow;
 use outbox_relay::runtime::health::Progress;
+use outbox_relay::source::changes::LogRow;
 use outbox_relay::source::clock::Clock;
 use outbox_relay::source::follower::{Kind, Moment, Next, Outcome, Read, Settings};
 use outbox_relay::source::generations::StreamGroup;
@@ -41,13 +41,13 @@ const RECHECK: i64 = 50_000;
 
 /// A checkpoint as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Form {
+pub(crate) struct Form {
     /// W.
-    pub watermark: i64,
+    pub(crate) watermark: i64,
     /// The rows above it, in their stored form.
-    pub published: Vec<u8>,
+    pub(crate) published: Vec<u8>,
     /// Whether the group has come to its end.
-    pub closed: bool,
+    pub(crate) closed: bool,
 }
 
 impl Form {
@@ -184,10 +184,10 @@ struct Bundle {
 type Reading = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// What a read did, for the trace.
-pub type Said = String;
+pub(crate) type Said = String;
 
 /// The source of the one table.
-pub struct SourceSide {
+pub(crate) struct SourceSide {
     shared: Arc<Shared>,
     settings: Settings,
     idle_save: i64,
@@ -221,7 +221,7 @@ impl std::fmt::Debug for SourceSide {
 
 impl SourceSide {
     /// A source that begins with what is stored.
-    pub fn new(
+    pub(crate) fn new(
         scenario: &Arc<Scenario>,
         wire: &Arc<Wire>,
         clock: &Arc<Clock>,
@@ -283,12 +283,12 @@ impl SourceSide {
     }
 
     /// What was worth a line since the last time.
-    pub fn said(&mut self) -> Vec<Said> {
+    pub(crate) fn said(&mut self) -> Vec<Said> {
         self.said.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// These generations are listed (milliseconds).
-    pub fn looked(&mut self, listed: &[i64], start: i64, now: Moment) {
+    pub(crate) fn looked(&mut self, listed: &[i64], start: i64, now: Moment) {
         let stored = &self.stored;
         let open = |generation: i64| {
             let mut of = stored
@@ -394,7 +394,7 @@ impl SourceSide {
     }
 
     /// Does everything that can be done now; says whether anything was.
-    pub fn progress(&mut self, now: Moment) -> bool {
+    pub(crate) fn progress(&mut self, now: Moment) -> bool {
         let mut any = self.settle(now);
         if *self.shared.phase.borrow() == Phase::Running {
             any |= self.start_reads(now);
@@ -448,8 +448,10 @@ impl SourceSide {
             return;
         }
         let slots = self.bundles[index].slots.clone();
-        let live: Vec<usize> =
-            slots.into_iter().filter(|slot| self.takes_part(*slot, now)).collect();
+        let live: Vec<usize> = slots
+            .into_iter()
+            .filter(|slot| self.takes_part(*slot, now))
+            .collect();
         let Some(part) = self.part(&live, now) else {
             return;
         };
@@ -536,13 +538,14 @@ impl SourceSide {
     fn poll(&mut self, now: Moment) -> bool {
         let mut context = Context::from_waker(noop_waker_ref());
         let mut ended = Vec::new();
-        self.reads.retain_mut(|reading| match reading.as_mut().poll(&mut context) {
-            Poll::Ready(done) => {
-                ended.push(done);
-                false
-            }
-            Poll::Pending => true,
-        });
+        self.reads
+            .retain_mut(|reading| match reading.as_mut().poll(&mut context) {
+                Poll::Ready(done) => {
+                    ended.push(done);
+                    false
+                }
+                Poll::Pending => true,
+            });
         let any = !ended.is_empty();
         for done in ended {
             self.done(done, now);
@@ -552,12 +555,18 @@ impl SourceSide {
 
     fn tell(&mut self, done: &Done) {
         let Some(said) = &mut self.said else { return };
-        let groups = done.members.iter().map(|member| self.names[member.slot as usize]);
+        let groups = done
+            .members
+            .iter()
+            .map(|member| self.names[member.slot as usize]);
         let groups: Vec<[u8; 2]> = groups.collect();
         let count = |of: fn(&Outcome) -> usize| -> usize {
             done.members.iter().map(|member| of(&member.outcome)).sum()
         };
-        let (rows, fresh) = (count(|outcome| outcome.rows), count(|outcome| outcome.fresh));
+        let (rows, fresh) = (
+            count(|outcome| outcome.rows),
+            count(|outcome| outcome.fresh),
+        );
         let ended = match &done.ended {
             Ok(ended) => format!("{ended:?}"),
             Err(_) => "failed".to_owned(),
@@ -571,7 +580,9 @@ impl SourceSide {
         ));
         let untold = self.shared.metrics.unreconciled.get();
         if done.read.kind == Kind::Resume && untold > 0 {
-            said.push(format!("of {untold} rows so far it cannot be told whether they are published"));
+            said.push(format!(
+                "of {untold} rows so far it cannot be told whether they are published"
+            ));
         }
     }
 
@@ -695,7 +706,7 @@ impl SourceSide {
     }
 
     /// When a group is to be looked at again, in ticks.
-    pub fn next_due(&self) -> Option<i64> {
+    pub(crate) fn next_due(&self) -> Option<i64> {
         if *self.shared.phase.borrow() > Phase::Running {
             return None;
         }
@@ -705,12 +716,12 @@ impl SourceSide {
     }
 
     /// How long polls have to wait for others, in microseconds.
-    pub fn pause(&self, now: i64) -> i64 {
+    pub(crate) fn pause(&self, now: i64) -> i64 {
         self.pace.wait(now)
     }
 
     /// What is to be saved now, unless a save is under way.
-    pub fn save(&mut self, now: Moment, system: i64, last: bool) -> Option<Request> {
+    pub(crate) fn save(&mut self, now: Moment, system: i64, last: bool) -> Option<Request> {
         if self.saving.is_some() {
             return None;
         }
@@ -742,7 +753,7 @@ impl SourceSide {
     }
 
     /// The save has ended.
-    pub fn saved(&mut self, saves: &[Save], ok: bool) {
+    pub(crate) fn saved(&mut self, saves: &[Save], ok: bool) {
         let states = self.saving.take().unwrap_or_default();
         if !ok {
             return;
@@ -757,12 +768,12 @@ impl SourceSide {
     }
 
     /// Ends all reads: the source stops.
-    pub fn end_reads(&mut self) {
+    pub(crate) fn end_reads(&mut self) {
         self.reads.clear();
     }
 
     /// Whether every row up to this microsecond is behind the watermark of its group.
-    pub fn has_passed(&self, micros: i64, generations: usize) -> bool {
+    pub(crate) fn has_passed(&self, micros: i64, generations: usize) -> bool {
         let newest = self
             .names
             .iter()
@@ -773,13 +784,13 @@ impl SourceSide {
     }
 
     /// The oldest watermark of an open group.
-    pub fn oldest(&self) -> Option<i64> {
+    pub(crate) fn oldest(&self) -> Option<i64> {
         let open = self.groups.iter().filter(|group| !group.closed);
         open.map(|group| group.follower.watermark()).min()
     }
 
     /// Rows that the trackers hold, and how many they may hold at most by their own rules.
-    pub fn tracked(&self) -> usize {
+    pub(crate) fn tracked(&self) -> usize {
         let lens = self.groups.iter().map(|group| group.tracker.lock().len());
         lens.sum()
     }

@@ -93,7 +93,12 @@ impl Writer {
             left: (scenario.writes / scenario.keys).max(1),
             unanswered: 0,
             lies: (0..scenario.generations.len())
-                .map(|g| [scenario.group_of(g, token), random.below(scenario.streams) as u8])
+                .map(|g| {
+                    [
+                        scenario.group_of(g, token),
+                        random.below(scenario.streams) as u8,
+                    ]
+                })
                 .collect(),
         }
     }
