@@ -209,6 +209,11 @@ impl Follower {
         self.tailed_at
     }
 
+    /// When a group whose last read failed may be read again, in ticks.
+    pub fn retry_at(&self) -> i64 {
+        self.retry_at
+    }
+
     /// Everything at or before this has been read once: microseconds since the Unix epoch.
     pub fn read_once(&self) -> i64 {
         if self.live {

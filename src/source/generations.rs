@@ -7,15 +7,19 @@
 //! 2. The id of a group and the order of its streams depend on nothing but the generation, so that
 //!    checkpoints of earlier runs name the same streams.
 //! 3. With vnodes, both tables are read at QUORUM: a generation that has been published is seen.
+//! 4. With tablets, what is listed is each node's own view: several are asked, and what one of them lists
+//!    counts.
 //!
 //! It does not decide when a generation is read or finished.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::TryStreamExt;
 use scylla::client::session::Session;
 use scylla::errors::{DbError, PagerExecutionError, PrepareError, RequestAttemptError};
+use scylla::policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy};
 use scylla::serialize::row::SerializeRow;
 use scylla::statement::{Consistency, Statement};
 use scylla::value::CqlTimestamp;
@@ -24,6 +28,8 @@ use scylla_cdc::cdc_types::StreamID;
 use crate::config::TableName;
 use crate::scylla::ReadError;
 
+/// Nodes whose views are asked for, at most.
+const VIEWS: usize = 3;
 /// Rows of one page.
 const PAGE_ROWS: i32 = 1_000;
 /// `stream_state` of the streams that a tablets generation consists of (others tell which streams
@@ -67,6 +73,8 @@ pub struct Generations {
     table: TableName,
     distribution: Distribution,
     consistency: Consistency,
+    /// Counts looks, so that other nodes are asked every time.
+    asked: Arc<AtomicUsize>,
 }
 
 impl Generations {
@@ -84,6 +92,7 @@ impl Generations {
             table,
             distribution,
             consistency,
+            asked: Arc::default(),
         })
     }
 
@@ -104,7 +113,8 @@ impl Generations {
             Distribution::Tablets => {
                 let cql = "SELECT timestamp FROM system.cdc_timestamps \
                            WHERE keyspace_name = ? AND table_name = ?";
-                self.read::<(CqlTimestamp,)>(cql, self.names()).await
+                let views = self.views::<(CqlTimestamp,)>(cql, self.names()).await;
+                views.map(|views| views.into_iter().flatten().collect())
             }
         };
         let mut timestamps: Vec<i64> = read
@@ -143,9 +153,12 @@ impl Generations {
                 let cql = "SELECT stream_id FROM system.cdc_streams WHERE keyspace_name = ? \
                            AND table_name = ? AND timestamp = ? AND stream_state = ?";
                 let (keyspace, table) = self.names();
-                self.read::<(Vec<u8>,)>(cql, (keyspace, table, time, CURRENT))
-                    .await
-                    .map_err(fail)?
+                // Each view has all streams of a set, or none.
+                let views = self.views::<(Vec<u8>,)>(cql, (keyspace, table, time, CURRENT));
+                let views = views.await.map_err(fail)?.into_iter();
+                views
+                    .max_by_key(Vec::len)
+                    .unwrap_or_default()
                     .into_iter()
                     .map(|(stream,)| (stream.clone(), (token_of(&stream), vec![stream])))
                     .collect()
@@ -172,6 +185,46 @@ impl Generations {
         read(&self.session, cql, values, self.consistency)
             .await
             .map_err(Box::new)
+    }
+
+    /// What some nodes see, each by itself. Those that do not answer are left out, unless none does.
+    async fn views<R>(
+        &self,
+        cql: &'static str,
+        values: impl SerializeRow + Clone,
+    ) -> Result<Vec<Vec<R>>, Box<ReadError>>
+    where
+        R: for<'f, 'm> scylla::deserialize::row::DeserializeRow<'f, 'm> + 'static,
+    {
+        let state = self.session.get_cluster_state();
+        let nodes = state.get_nodes_info().iter();
+        let connected: Vec<_> = nodes.filter(|node| node.is_connected()).collect();
+        if connected.len() < 2 {
+            return Ok(vec![self.read(cql, values).await?]);
+        }
+        // Other ones every time: one that lags is not asked for ever.
+        let first = self.asked.fetch_add(1, Ordering::Relaxed) % connected.len();
+        let asked = connected.iter().cycle().skip(first);
+        let asked = asked.take(connected.len().min(VIEWS)).map(|node| {
+            let mut statement = Statement::new(cql);
+            let identifier = NodeIdentifier::Node(Arc::clone(node));
+            let only = SingleTargetLoadBalancingPolicy::new(identifier, None);
+            statement.set_load_balancing_policy(Some(only));
+            statement.set_consistency(self.consistency);
+            let values = values.clone();
+            async move { read_statement(&self.session, statement, values).await }
+        });
+        let (mut views, mut failed) = (Vec::new(), None);
+        for view in futures::future::join_all(asked).await {
+            match view {
+                Ok(view) => views.push(view),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if views.is_empty() => Err(Box::new(error)),
+            _ => Ok(views),
+        }
     }
 }
 
@@ -253,6 +306,17 @@ where
 {
     let mut statement = Statement::new(cql);
     statement.set_consistency(consistency);
+    read_statement(session, statement, values).await
+}
+
+async fn read_statement<R>(
+    session: &Session,
+    mut statement: Statement,
+    values: impl SerializeRow,
+) -> Result<Vec<R>, ReadError>
+where
+    R: for<'f, 'm> scylla::deserialize::row::DeserializeRow<'f, 'm> + 'static,
+{
     statement.set_is_idempotent(true);
     statement.set_page_size(PAGE_ROWS);
     let rows = session.query_iter(statement, values).await?;

@@ -578,10 +578,14 @@ impl<I: Intake, R: Log> Pass<I, R> {
                  may be published again"
             );
         }
-        let restored = known.len();
-        let known = known.into_iter().map(Mark::from);
-        self.members[0].tracker.lock().restore(known);
-        self.shared.tracked.fetch_add(restored, Ordering::Relaxed);
+        {
+            // Some of them may be known from an attempt that failed later on.
+            let mut tracker = self.members[0].tracker.lock();
+            let before = tracker.len();
+            tracker.restore(known.into_iter().map(Mark::from));
+            let restored = tracker.len() - before;
+            self.shared.tracked.fetch_add(restored, Ordering::Relaxed);
+        }
         let unknown = fresh
             .into_iter()
             .map(|row| (row.stream, row.position.micros()))

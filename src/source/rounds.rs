@@ -7,8 +7,8 @@
 //!
 //! 1. A poll reads from no later than where the poll before it started, less [`LEAST_OVERLAP`], of each
 //!    group that takes part.
-//! 2. Everything above `confirmed` is read every `rescan`, by a rescan or by a poll that reaches back so
-//!    far.
+//! 2. Everything above `confirmed` is read every `rescan`, by rescans or by a poll that reaches back so
+//!    far. A long rescan is cut into slices, and polls have their turn between them.
 //! 3. After a read, the bundle rests at least as long as the read took.
 
 use super::follower::{Moment, Settings};
@@ -24,6 +24,10 @@ const REPEATED_ROWS: f64 = 8.0;
 const QUIET_PART: i64 = 8;
 /// A stretch is scanned again after a quarter of its length.
 const RESCAN_PART: i64 = 4;
+/// Rows that a slice of a rescan should have.
+const SLICE_ROWS: f64 = 4_000.0;
+/// A slice covers at least so many microseconds.
+const LEAST_SLICE: i64 = 1_000_000;
 /// Each stretch is so many times as long as the one before it.
 const STRETCH_GROWTH: i64 = 6;
 
@@ -35,13 +39,27 @@ struct Stretch {
     at: i64,
 }
 
+/// A rescan that is under way: what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scan {
+    after: i64,
+    end: i64,
+    /// How far it reaches back from when it began; `None` is to `confirmed`.
+    length: Option<i64>,
+}
+
 /// What to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
     /// Rows later than this.
     Poll(i64),
-    /// Ids later than this.
-    Rescan(i64),
+    /// Ids later than `after`, and up to `upto`.
+    Rescan {
+        /// Exclusive lower bound.
+        after: i64,
+        /// Inclusive upper bound; `None` is everything that is there.
+        upto: Option<i64>,
+    },
     /// Nothing before these ticks.
     At(i64),
 }
@@ -65,6 +83,9 @@ pub struct Rounds {
     rescan: i64,
     nearer: Vec<Stretch>,
     everything_at: i64,
+    scan: Option<Scan>,
+    /// Whether the last read was a slice of a rescan.
+    scanned: bool,
     newest: i64,
     poll_at: i64,
     last_row_at: i64,
@@ -93,6 +114,8 @@ impl Rounds {
             rescan: settings.rescan,
             nearer,
             everything_at: now.ticks,
+            scan: None,
+            scanned: false,
             newest: i64::MIN,
             poll_at: now.ticks,
             last_row_at: now.ticks,
@@ -104,27 +127,64 @@ impl Rounds {
 
     /// What to read now.
     pub fn next(&mut self, now: Moment, part: Part) -> Round {
-        let from = self.poll_from(part);
         if part.everything {
-            return Round::Rescan(part.confirmed);
+            self.scan = None;
+            return Round::Rescan {
+                after: part.confirmed,
+                upto: None,
+            };
         }
-        if now.ticks >= self.everything_at && part.confirmed < from {
-            return Round::Rescan(part.confirmed);
+        let from = self.poll_from(part);
+        if self.scan.is_none() {
+            self.scan = self.due(now, part, from);
+        }
+        let poll = now.ticks >= self.poll_at;
+        if let Some(scan) = self.scan
+            && !(poll && self.scanned)
+        {
+            let upto = scan.after.saturating_add(self.slice()).min(scan.end);
+            return Round::Rescan {
+                after: scan.after,
+                upto: Some(upto),
+            };
+        }
+        if poll {
+            return Round::Poll(from);
+        }
+        Round::At(self.next_at(part.confirmed < from))
+    }
+
+    /// The longest rescan that is due.
+    fn due(&mut self, now: Moment, part: Part, end: i64) -> Option<Scan> {
+        if now.ticks >= self.everything_at && part.confirmed < end {
+            return Some(Scan {
+                after: part.confirmed,
+                end,
+                length: None,
+            });
         }
         for stretch in self.nearer.iter_mut().rev() {
             if now.ticks >= stretch.at {
                 let after = now.wall.saturating_sub(stretch.length).max(part.confirmed);
-                if after < from {
-                    return Round::Rescan(after);
+                if after < end {
+                    return Some(Scan {
+                        after,
+                        end,
+                        length: Some(stretch.length),
+                    });
                 }
                 // Polls reach back as far.
                 stretch.at = now.ticks + stretch.every;
             }
         }
-        if now.ticks >= self.poll_at {
-            return Round::Poll(from);
+        None
+    }
+
+    fn slice(&self) -> i64 {
+        if self.rate <= 0.0 {
+            return i64::MAX / 4;
         }
-        Round::At(self.next_at(part.confirmed < from))
+        ((SLICE_ROWS / self.rate) as i64).max(LEAST_SLICE)
     }
 
     /// Where a poll starts.
@@ -157,6 +217,7 @@ impl Rounds {
 
     /// A poll has shown so many rows that were not known, and this newest row.
     pub fn polled(&mut self, fresh: usize, newest: Option<i64>, started: Moment, now: Moment) {
+        self.scanned = false;
         if let Some(newest) = newest {
             self.newest = self.newest.max(newest.min(started.wall));
         }
@@ -181,32 +242,35 @@ impl Rounds {
         }
     }
 
-    /// A rescan from `after` on has come to its end, and has shown so many rows that were not known.
-    /// It had started when the least `confirmed` was `part_confirmed`.
-    pub fn rescanned(
-        &mut self,
-        after: i64,
-        part_confirmed: i64,
-        fresh: usize,
-        [started, now]: [Moment; 2],
-    ) {
-        if after <= part_confirmed {
-            self.everything_at = now.ticks + self.rescan;
-        }
-        for stretch in &mut self.nearer {
-            if after
-                <= started
-                    .wall
-                    .saturating_sub(stretch.length)
-                    .max(part_confirmed)
-            {
-                stretch.at = now.ticks + stretch.every;
-            }
-        }
+    /// A rescan up to `upto` has come to its end, and has shown so many rows that were not known.
+    pub fn rescanned(&mut self, upto: Option<i64>, fresh: usize, [started, now]: [Moment; 2]) {
+        self.scanned = true;
         if fresh > 0 {
             self.last_row_at = now.ticks;
         }
+        if let (Some(scan), Some(upto)) = (&mut self.scan, upto) {
+            scan.after = scan.after.max(upto);
+            if scan.after >= scan.end {
+                let length = scan.length;
+                self.scan = None;
+                self.scanned_whole(length, now);
+            }
+        } else {
+            self.scan = None;
+            self.scanned_whole(None, now);
+        }
         self.rested(started, now);
+    }
+
+    fn scanned_whole(&mut self, length: Option<i64>, now: Moment) {
+        if length.is_none() {
+            self.everything_at = now.ticks + self.rescan;
+        }
+        for stretch in &mut self.nearer {
+            if length.is_none_or(|length| stretch.length <= length) {
+                stretch.at = now.ticks + stretch.every;
+            }
+        }
     }
 
     /// A round did not come to its end: it is made again after a pause.
@@ -271,13 +335,15 @@ mod tests {
                     now += 300;
                     rounds.polled(fresh, Some(newest), at(now - 300), at(now));
                 }
-                Round::Rescan(after) => {
+                Round::Rescan { after, upto } => {
                     rescans += 1;
                     let started = now;
                     now += 1_000;
-                    rounds.rescanned(after, confirmed, 0, [at(started), at(now)]);
+                    let end = upto.expect("only the end of a generation has none");
+                    assert!(after < end && end <= tailed_at);
+                    rounds.rescanned(upto, 0, [at(started), at(now)]);
                     if after <= confirmed {
-                        confirmed = at(started - 180 * SECOND).wall;
+                        confirmed = confirmed.max(end.min(at(started - 180 * SECOND).wall));
                     }
                 }
                 Round::At(ticks) => {
@@ -314,7 +380,7 @@ mod tests {
             tailed_at: at(0).wall,
             everything: false,
         };
-        rounds.rescanned(part.confirmed, part.confirmed, 0, [at(0), at(0)]);
+        rounds.rescanned(None, 0, [at(0), at(0)]);
         assert_eq!(rounds.next(at(1), part), Round::At(10_000));
         rounds.polled(0, None, at(800_000), at(800_000));
         assert_eq!(rounds.next(at(800_001), part), Round::At(900_000));
@@ -334,6 +400,48 @@ mod tests {
             tailed_at: at(0).wall,
             everything: true,
         };
-        assert_eq!(rounds.next(at(1), part), Round::Rescan(part.confirmed));
+        let everything = Round::Rescan {
+            after: part.confirmed,
+            upto: None,
+        };
+        assert_eq!(rounds.next(at(1), part), everything);
+    }
+
+    #[test]
+    fn a_long_rescan_lets_polls_through() {
+        let mut rounds = Rounds::new(&settings(), at(0));
+        let mut now = SECOND;
+        // A thousand rows a second.
+        for _ in 0..4 {
+            now += SECOND;
+            rounds.polled(1_000, Some(at(now).wall), at(now), at(now));
+        }
+        let part = Part {
+            confirmed: at(now - 180 * SECOND).wall,
+            tailed_at: at(now).wall,
+            everything: false,
+        };
+        let (mut slices, mut polls_between, mut covered) = (0, 0, part.confirmed);
+        now += 20_000;
+        while rounds.everything_at <= now {
+            match rounds.next(at(now), part) {
+                Round::Rescan { after, upto } => {
+                    assert_eq!(after, covered, "slices follow each other");
+                    covered = upto.expect("a slice has an end");
+                    slices += 1;
+                    rounds.rescanned(upto, 0, [at(now), at(now + 4_000)]);
+                    now += 4_000;
+                }
+                Round::Poll(_) => {
+                    polls_between += 1;
+                    rounds.polled(4, None, at(now), at(now + 500));
+                    now += 500;
+                }
+                Round::At(ticks) => now = ticks,
+            }
+        }
+        assert!(covered >= at(4 * SECOND).wall);
+        assert!(slices > 30, "{slices}");
+        assert!(polls_between > slices / 4, "{polls_between} of {slices}");
     }
 }

@@ -333,16 +333,16 @@ impl World {
             tailed_at: self.follower.tailed_at(),
             everything: false,
         };
-        let read = |kind, after| Read {
+        let read = |kind, after, upto| Read {
             kind,
             after,
-            upto: None,
+            upto,
             started: now,
             row_limit: None,
         };
         let read = match self.rounds.next(now, part) {
-            Round::Poll(after) => read(Kind::Tail, after),
-            Round::Rescan(after) => read(Kind::Rescan, after),
+            Round::Poll(after) => read(Kind::Tail, after, None),
+            Round::Rescan { after, upto } => read(Kind::Rescan, after, upto),
             Round::At(ticks) => {
                 assert!(ticks > self.now, "the rounds wait for the past");
                 self.now = ticks;
@@ -358,9 +358,8 @@ impl World {
                     .polled(outcome.fresh, outcome.newest, now, ended);
             }
             (Some(outcome), _) => {
-                let times = [now, ended];
                 self.rounds
-                    .rescanned(read.after, part.confirmed, outcome.fresh, times);
+                    .rescanned(read.upto, outcome.fresh, [now, ended]);
             }
         }
     }

@@ -77,6 +77,12 @@ impl Stragglers {
         self.found.is_empty()
     }
 
+    /// Whether rows were not handed on yet.
+    pub fn is_waiting(&self) -> bool {
+        let mut rows = self.found.iter().flat_map(|found| found.rows.values());
+        rows.any(|handed_on| !*handed_on)
+    }
+
     /// The rows that were not handed on yet.
     pub fn waiting(&self) -> Vec<RowKey> {
         let rows = self.found.iter().flat_map(|found| &found.rows);
@@ -103,9 +109,15 @@ impl Stragglers {
         done.then(|| self.found.swap_remove(at).window)
     }
 
-    /// Gives up what was found: the next sweep finds it again.
-    pub fn clear(&mut self) {
-        self.found.clear();
+    /// Gives up the rows that were not handed on, because they cannot be read any more: if they can
+    /// after all, the next sweep finds them. Gives the windows in which nothing else was found.
+    pub fn forget_waiting(&mut self) -> Vec<Window> {
+        for found in &mut self.found {
+            found.rows.retain(|_, handed_on| *handed_on);
+        }
+        let done = |found: &mut Found| found.rows.is_empty();
+        let done = self.found.extract_if(.., done);
+        done.map(|found| found.window).collect()
     }
 }
 
@@ -163,6 +175,20 @@ mod tests {
             saved = saved.or(stragglers.settle(*row));
         }
         assert_eq!(saved, Some(window(0..200)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_any_more_is_given_up() {
+        let mut stragglers = Stragglers::default();
+        let all: Vec<RowKey> = (0..40).map(row).collect();
+        stragglers.compare(window((0..40).filter(|n| n % 20 != 7)), &all);
+        stragglers.hand_on(row(7));
+        assert!(stragglers.forget_waiting().is_empty(), "one is on its way");
+        let without = window((0..40).filter(|n| *n != 27));
+        assert_eq!(stragglers.settle(row(7)), Some(without));
+        stragglers.compare(without, &all);
+        assert_eq!(stragglers.forget_waiting(), [without]);
+        assert!(stragglers.is_empty());
     }
 
     #[test]

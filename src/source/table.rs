@@ -203,7 +203,8 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let prototype = context.intake.open(&reader)?;
         let table = context.outbox.table.clone();
         let generations = Generations::of(Arc::clone(&context.session), table).await?;
-        let (start, stored) = resume::resume(context, &reader).await?;
+        let listed = generations.timestamps().await?;
+        let (start, stored) = resume::resume(context, &reader, &listed).await?;
         let (sender, settled) = mpsc::unbounded_channel();
         let settings = Settings::new(follow);
         let shared = Shared {
@@ -247,7 +248,6 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         };
         context.progress.failing_groups(0);
         context.progress.logged(true);
-        let listed = running.generations.timestamps().await?;
         running.update(&listed).await?;
         tracing::info!(
             table = %running.context.outbox.table,
@@ -330,7 +330,8 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         if group.reading {
             return;
         }
-        if !group.stragglers.lock().waiting().is_empty() {
+        let pausing = now.ticks < group.follower.retry_at();
+        if !pausing && group.stragglers.lock().is_waiting() {
             let watermark = group.follower.watermark();
             let read = Read {
                 kind: Kind::Stragglers,
@@ -450,7 +451,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             if group.hinted {
                 self.hinted.push(*slot);
             }
-            let straggling = !group.stragglers.lock().is_empty();
+            let straggling = group.stragglers.lock().is_waiting();
             if bundle.is_none() || !group.follower.is_live() || straggling {
                 self.schedule(*slot, now.ticks);
             }
@@ -475,6 +476,12 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             group.follower.completed(read, *outcome);
             if read.kind == Kind::Resume {
                 group.published = None;
+            }
+            if read.kind == Kind::Stragglers {
+                let done = group.stragglers.lock().forget_waiting();
+                self.saves
+                    .windows
+                    .extend(done.into_iter().map(|window| (*slot, window)));
             }
             self.read_well(*slot);
         }

@@ -78,7 +78,7 @@ async fn what_is_wrong_is_named_all_at_once() -> Result<()> {
     let off = table(&database, &keyspace, "off", off).await?;
     let bare = "aggregate_id text, id timeuuid, aggregate_type int, body blob, headers int, \
                 PRIMARY KEY ((aggregate_id), id)) WITH cdc = {'enabled': true, 'preimage': true, \
-                'ttl': 60}";
+                'ttl': 600}";
     let bare = table(&database, &keyspace, "bare", bare).await?;
     let port = free_port()?;
     let yaml = format!(
@@ -111,7 +111,7 @@ outboxes:
         &["Kafka at", "refused"],
     ]);
     let warnings = report.at("warning").join("\n");
-    for word in ["partition key is (id)", "images", "keeps rows for 60 s"] {
+    for word in ["partition key is (id)", "images", "keeps rows for 600 s"] {
         assert!(warnings.contains(word), "no warning of {word}: {warnings}");
     }
     let tables = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?";

@@ -9,6 +9,7 @@ use crate::support::relay::{READ_FAILED, SAVE_FAILED};
 use crate::support::traffic::{Plan, tables};
 use crate::support::{kafka, oracle, until};
 use anyhow::{Context, Result};
+use scylla_emulator::Emulator;
 use scylla_emulator::error::Error;
 use scylla_emulator::faults::{Effect, Fault, Faults};
 use std::collections::{BTreeSet, HashSet};
@@ -291,6 +292,39 @@ async fn the_way_to_the_database_is_cut_in_every_way() -> Result<()> {
     proxy.set(Mode::Slow(Duration::from_millis(20))).await?;
     bench.write_and_arrive(PLAN).await?;
     proxy.set(Mode::Pass).await?;
+    relay.stop().await?;
+    let records = bench.assert_delivered(case).await?;
+    assert_eq!(oracle::duplicates(&records), 0);
+    Ok(())
+}
+
+/// One of three nodes goes down under load and comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_three_is_down() -> Result<()> {
+    let case = "a node down";
+    let Some(broker) = kafka::broker(case).await else {
+        return Ok(());
+    };
+    let setup = Setup {
+        direct: &broker.bootstrap,
+        ..Setup::default()
+    };
+    let database = Database::emulated(Emulator::builder().nodes(3)).await?;
+    let bench = Bench::with(database, setup).await?;
+    let emulator = bench.database.emulator().context("the emulator")?;
+    let few = Plan {
+        events: 200,
+        keys: 100,
+        ahead: 200,
+    };
+    let relay = bench.relay.start().await?;
+    for node in [1, 2] {
+        bench.write_and_arrive(few).await?;
+        emulator.stop_node(node).await?;
+        bench.write_and_arrive(few).await?;
+        emulator.start_node(node).await?;
+    }
+    bench.write_and_arrive(few).await?;
     relay.stop().await?;
     let records = bench.assert_delivered(case).await?;
     assert_eq!(oracle::duplicates(&records), 0);

@@ -13,6 +13,7 @@ mod database;
 mod dead_letters;
 mod delivery;
 mod faults_doc;
+mod follower;
 mod generations;
 mod harness;
 mod late;

@@ -66,6 +66,11 @@ pub trait CdcHook: Send + Sync {
         existing: Option<&TableSchema>,
     ) -> Result<TableSchema, Error>;
 
+    /// Called after each change of the schema, before any write with the new one.
+    fn schema_changed(&self, catalog: &Catalog) {
+        let _ = catalog;
+    }
+
     /// The log mutations of one statement or batch, which are applied together with it. Called for
     /// every write, with all its mutations; tables without CDC are among them.
     fn augment(

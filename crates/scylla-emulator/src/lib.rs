@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod engine;
 pub mod error;
 pub mod functions;
+mod hits;
 pub mod hooks;
 pub mod mutation;
 pub mod parser;
@@ -15,5 +16,6 @@ pub mod server;
 pub mod storage;
 mod system;
 pub mod types;
+pub mod visibility;
 
-pub use server::{Builder, Emulator, StartError, faults};
+pub use server::{Builder, Emulator, NodeError, StartError, control, faults};

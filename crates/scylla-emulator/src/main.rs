@@ -1,11 +1,13 @@
 //! `scylla-emulator`: the in-memory CQL server as a program.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use scylla_emulator::Emulator;
+use scylla_emulator::control::Control;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An in-memory, ScyllaDB-compatible CQL server with change data capture. Nothing is stored on disk.
@@ -32,6 +34,9 @@ struct Arguments {
     /// How many seconds before the start the first CDC generation began.
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     first_generation_age: u64,
+    /// Where to listen for commands that inject faults, set the clock and so on; loopback only. Not at all unless given.
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<SocketAddr>,
     /// Which events to log, as in `info` or `scylla_emulator=debug`.
     #[arg(long, default_value = "warn", env = "RUST_LOG", value_name = "FILTER")]
     log: String,
@@ -57,16 +62,25 @@ async fn main() -> anyhow::Result<()> {
         .first_generation_age(Duration::from_secs(arguments.first_generation_age))
         .start()
         .await?;
-    announce(emulator.address());
+    let emulator = Arc::new(emulator);
+    let control = match arguments.control {
+        Some(address) => Some(Control::start(Arc::clone(&emulator), address).await?),
+        None => None,
+    };
+    announce(emulator.address(), control.as_ref().map(Control::address));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    emulator.stop().await;
+    drop(control);
+    emulator.stop_listening().await;
     Ok(())
 }
 
-/// The one line that tells scripts that the server is ready.
-fn announce(address: SocketAddr) {
+/// The line that tells scripts that the server is ready, after the one about the control port if there is one.
+fn announce(address: SocketAddr, control: Option<SocketAddr>) {
+    if let Some(control) = control {
+        println!("listening for control on {control}");
+    }
     println!("listening for CQL on {address}");
 }

@@ -176,7 +176,6 @@ struct Bundle {
     slots: Vec<usize>,
     streams: usize,
     rounds: Rounds,
-    confirmed: i64,
     due: Option<i64>,
     reading: bool,
 }
@@ -361,7 +360,6 @@ impl SourceSide {
                 slots: vec![slot],
                 streams,
                 rounds: Rounds::new(&self.settings, now),
-                confirmed: i64::MIN,
                 due: None,
                 reading: false,
             });
@@ -455,18 +453,20 @@ impl SourceSide {
         let Some(part) = self.part(&live, now) else {
             return;
         };
-        let read = |kind, after| Read {
+        let read = |kind, after, upto| Read {
             kind,
             after,
-            upto: None,
+            upto,
             started: now,
             row_limit: None,
         };
-        let bundle = &mut self.bundles[index];
-        bundle.confirmed = part.confirmed;
-        match bundle.rounds.next(now, part) {
-            Round::Poll(after) => self.start_read(&live, read(Kind::Tail, after), Some(index)),
-            Round::Rescan(after) => self.start_read(&live, read(Kind::Rescan, after), Some(index)),
+        match self.bundles[index].rounds.next(now, part) {
+            Round::Poll(after) => {
+                self.start_read(&live, read(Kind::Tail, after, None), Some(index));
+            }
+            Round::Rescan { after, upto } => {
+                self.start_read(&live, read(Kind::Rescan, after, upto), Some(index));
+            }
             Round::At(ticks) => self.schedule_bundle(index, ticks.max(now.ticks + 1)),
         }
     }
@@ -654,13 +654,11 @@ impl SourceSide {
             }
             return;
         };
-        let Bundle {
-            rounds, confirmed, ..
-        } = &mut self.bundles[bundle];
+        let rounds = &mut self.bundles[bundle].rounds;
         if read.kind == Kind::Tail {
             rounds.polled(fresh, newest, read.started, now);
         } else {
-            rounds.rescanned(read.after, *confirmed, fresh, [read.started, now]);
+            rounds.rescanned(read.upto, fresh, [read.started, now]);
         }
     }
 

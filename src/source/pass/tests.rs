@@ -6,6 +6,7 @@ use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::value::{CqlTimeuuid, CqlValue};
 use scylla_emulator::Emulator;
+use scylla_emulator::visibility::{Hide, Rule};
 
 use super::*;
 use crate::config::{
@@ -81,6 +82,21 @@ fn follow() -> config::Follow {
     loaded.config.follow
 }
 
+fn shared(settled: mpsc::UnboundedSender<Settled>, phase: watch::Receiver<Phase>) -> Arc<Shared> {
+    Arc::new(Shared {
+        metrics: Arc::default(),
+        progress: Arc::default(),
+        pace: Arc::new(Pace::new(&follow())),
+        clock: Arc::default(),
+        settled,
+        phase,
+        tracked: AtomicUsize::new(0),
+        limit: 1_000,
+        late_window: 0,
+        confirm: 1_000_000,
+    })
+}
+
 fn member(slot: u32, streams: &[StreamID], intake: &Ids) -> Member<Ids> {
     Member {
         slot,
@@ -140,18 +156,7 @@ async fn a_group_of_more_streams_than_a_request_may_ask_for_is_read_whole() {
     // The sender lives as long as the test, or every phase would count as the last one.
     let (_phase, phase) = watch::channel(Phase::Running);
     let (settled, _settlements) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared {
-        metrics: Arc::default(),
-        progress: Arc::default(),
-        pace: Arc::new(Pace::new(&follow())),
-        clock: Arc::default(),
-        settled,
-        phase,
-        tracked: AtomicUsize::new(0),
-        limit: 1_000,
-        late_window: 0,
-        confirm: 1_000_000,
-    });
+    let shared = shared(settled, phase);
 
     for kind in [Kind::Window, Kind::Rescan] {
         let intake = Ids::default();
@@ -201,4 +206,42 @@ async fn a_list_is_read_as_it_was_written() {
         crate::decode::text::cql_type(&reader.column_types()[payload].1),
         "list<int>"
     );
+}
+
+/// The earlier write was acknowledged before the later one was made; one page does not show it.
+#[tokio::test]
+async fn a_page_without_an_earlier_row_is_mended_before_it_is_published() {
+    let (emulator, session) = emulated(1).await;
+    let hidden = Rule::on("shop.outbox", Hide::Reads(1)).times(1);
+    let hidden = emulator.visibility().inject(hidden);
+    for _ in 0..3 {
+        run(
+            &session,
+            "INSERT INTO shop.outbox (key, id) VALUES ('a', now())",
+        )
+        .await;
+    }
+    assert_eq!(hidden.hits(), 1, "the first one");
+    let outbox = outbox();
+    let generations = Generations::of(Arc::clone(&session), outbox.table.clone())
+        .await
+        .expect("the keyspace is described");
+    let timestamps = generations.timestamps().await.expect("timestamps");
+    let groups = generations.groups(timestamps[0]).await.expect("groups");
+    let reader = LogReader::open(Arc::clone(&session), &outbox, 50).await;
+    let reader = Arc::new(reader.expect("the log is there"));
+    let (_phase, phase) = watch::channel(Phase::Running);
+    let (settled, _settlements) = mpsc::unbounded_channel();
+    let shared = shared(settled, phase);
+    let intake = Ids::default();
+    let member = member(0, &groups[0].streams, &intake);
+    let mut read = read(Kind::Tail);
+    read.started = shared.clock.now();
+    let mut pass = Pass::new(Arc::clone(&shared), reader, read, vec![member]);
+    let ended = pass.run().await.expect("the log can be read");
+    assert_eq!(ended, Ended::Complete);
+    let ids = intake.0.lock().expect("no panic").clone();
+    assert_eq!(ids.len(), 3);
+    assert!(ids.is_sorted(), "{ids:?}");
+    assert_eq!(shared.metrics.merged.get(), 1);
 }

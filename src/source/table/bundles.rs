@@ -21,8 +21,6 @@ pub(super) struct Bundle {
     slots: Vec<u32>,
     streams: usize,
     pub(super) rounds: Rounds,
-    /// The least `confirmed` of those who took part in the last round, when it began.
-    confirmed: i64,
     /// Ticks of its next turn; `None` while it is read, or none of its groups is live.
     due: Option<i64>,
     pub(super) reading: bool,
@@ -50,7 +48,6 @@ impl<O: OpenIntake> Running<'_, O> {
                 slots: vec![slot],
                 streams,
                 rounds: Rounds::new(&self.settings, now),
-                confirmed: i64::MIN,
                 due: None,
                 reading: false,
             });
@@ -82,18 +79,21 @@ impl<O: OpenIntake> Running<'_, O> {
         let Some(part) = self.part(&live, now) else {
             return;
         };
-        let read = |kind, after| Read {
+        let read = |kind, after, upto| Read {
             kind,
             after,
-            upto: None,
+            upto,
             started: now,
             row_limit: None,
         };
         let bundle = &mut self.bundles[index as usize];
-        bundle.confirmed = part.confirmed;
         match bundle.rounds.next(now, part) {
-            Round::Poll(after) => self.start_read(&live, read(Kind::Tail, after), Some(index)),
-            Round::Rescan(after) => self.start_read(&live, read(Kind::Rescan, after), Some(index)),
+            Round::Poll(after) => {
+                self.start_read(&live, read(Kind::Tail, after, None), Some(index));
+            }
+            Round::Rescan { after, upto } => {
+                self.start_read(&live, read(Kind::Rescan, after, upto), Some(index));
+            }
             Round::At(ticks) => self.schedule_bundle(index, ticks.max(now.ticks + 1)),
         }
     }
@@ -148,13 +148,11 @@ impl<O: OpenIntake> Running<'_, O> {
             }
             return;
         };
-        let Bundle {
-            rounds, confirmed, ..
-        } = &mut self.bundles[bundle as usize];
+        let rounds = &mut self.bundles[bundle as usize].rounds;
         if read.kind == Kind::Tail {
             rounds.polled(fresh, newest, read.started, now);
         } else {
-            rounds.rescanned(read.after, *confirmed, fresh, [read.started, now]);
+            rounds.rescanned(read.upto, fresh, [read.started, now]);
         }
     }
 

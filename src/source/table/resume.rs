@@ -12,10 +12,12 @@ use crate::source::reader::LogReader;
 
 pub(super) type Stored = HashMap<GroupKey, GroupCheckpoint>;
 
-/// Where to begin: the first start (saved at once if this is it) and the checkpoints.
+/// Where to begin: the first start (saved at once if this is it) and the checkpoints. `listed` are the
+/// generations that ScyllaDB lists.
 pub(super) async fn resume<O>(
     context: &SourceContext<O>,
     reader: &LogReader,
+    listed: &[i64],
 ) -> Result<(i64, Stored), Error> {
     let now = context.clock.now().wall;
     let ttl = reader
@@ -40,7 +42,7 @@ pub(super) async fn resume<O>(
         store.save_start(table, first).await?;
         first
     };
-    guard(context, &loaded, now, ttl)?;
+    guard(context, &loaded, listed, now, ttl)?;
     let stored = loaded
         .groups
         .into_iter()
@@ -52,10 +54,16 @@ pub(super) async fn resume<O>(
 fn guard<O>(
     context: &SourceContext<O>,
     loaded: &checkpoint::Loaded,
+    listed: &[i64],
     now: i64,
     ttl: Duration,
 ) -> Result<(), Error> {
-    let open = loaded.groups.iter().filter(|group| !group.closed);
+    // ScyllaDB forgets a generation when the rows in its streams have expired: nobody can do anything
+    // about it then.
+    let open = loaded
+        .groups
+        .iter()
+        .filter(|group| !group.closed && listed.contains(&group.key.generation));
     let Some(from) = open.map(|group| group.watermark).min() else {
         return Ok(());
     };

@@ -164,11 +164,14 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
         keyspace: "shop".to_owned(),
         table: "outbox".to_owned(),
     };
+    let generations = Generations::of(Arc::clone(&session), table.clone()).await;
+    let listed = generations.expect("a keyspace").timestamps().await;
+    let generation = listed.expect("generations")[0];
     let day = 86_400_000_000;
     let now = Clock::default().now().wall;
     let of = |group: u8, watermark: i64, closed: bool| GroupCheckpoint {
         key: GroupKey {
-            generation: 0,
+            generation,
             group: vec![group],
         },
         watermark,
@@ -223,6 +226,12 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
     ended("follow.accept_expired=false")
         .await
         .expect("a third of a day is fine");
+    let mut forgotten = of(4, now - 2 * day, false);
+    forgotten.key.generation = generation - 1;
+    store.save(&table, &[forgotten]).await.expect("a save");
+    ended("follow.accept_expired=false")
+        .await
+        .expect("ScyllaDB has forgotten its streams, and so the rows have expired");
     let older = [of(3, now - 2 * day, false)];
     store.save(&table, &older).await.expect("a save");
     let refused = ended("follow.accept_expired=false").await;

@@ -6,7 +6,7 @@ use super::until;
 use anyhow::{Context, Result};
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
-use scylla_emulator::Emulator;
+use scylla_emulator::{Builder, Emulator};
 use std::sync::Arc;
 use testcontainers::core::{IntoContainerPort, WaitFor};
 use testcontainers::runners::AsyncRunner;
@@ -18,6 +18,7 @@ pub(crate) struct Database {
     pub(crate) node: String,
     pub(crate) session: Arc<Session>,
     source: Source,
+    tablets: bool,
 }
 
 enum Source {
@@ -45,12 +46,12 @@ impl Database {
 
     /// The emulator, whatever else there is: it fails on purpose.
     pub(crate) async fn emulator_only() -> Result<Self> {
-        let emulator = Emulator::builder()
-            .vnodes(4)
-            .shards(2)
-            .start()
-            .await
-            .context("start the emulator")?;
+        Self::emulated(Emulator::builder().vnodes(4).shards(2)).await
+    }
+
+    /// An emulator with a layout of its own.
+    pub(crate) async fn emulated(builder: Builder) -> Result<Self> {
+        let emulator = builder.start().await.context("start the emulator")?;
         let node = emulator.address().to_string();
         Self::connect(node, Source::Emulator(Box::new(emulator))).await
     }
@@ -65,7 +66,14 @@ impl Database {
             node,
             session: Arc::new(session),
             source,
+            tablets: false,
         })
+    }
+
+    /// The same, with tablets in the keyspaces that are created from now on.
+    pub(crate) fn with_tablets(mut self) -> Self {
+        self.tablets = true;
+        self
     }
 
     /// The emulator, if it is the database.
@@ -85,12 +93,17 @@ impl Database {
         .await
     }
 
-    /// Creates a keyspace with vnode streams, also where tablets are the default.
+    /// Creates a keyspace with vnode streams, also where tablets are the default, or with tablets.
     pub(crate) async fn create_keyspace(&self, keyspace: &str) -> Result<()> {
         let cql = format!(
             "CREATE KEYSPACE {keyspace} WITH replication = \
              {{'class': 'NetworkTopologyStrategy', 'replication_factor': 1}}"
         );
+        if self.tablets {
+            let tablets = format!("{cql} AND tablets = {{'initial': 4}}");
+            self.session.query_unpaged(tablets, ()).await?;
+            return Ok(());
+        }
         let vnodes = format!("{cql} AND tablets = {{'enabled': false}}");
         if self.emulator().is_some() || self.session.query_unpaged(vnodes, ()).await.is_err() {
             self.session

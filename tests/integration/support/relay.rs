@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::Instant;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
@@ -129,7 +130,12 @@ impl Relay {
         let (report, log) = watch::channel(Log::default());
         let mut reader = JoinSet::new();
         reader.spawn(read_log(stderr, report));
-        Ok(RelayProcess { child, log, reader })
+        Ok(RelayProcess {
+            child,
+            log,
+            reader,
+            started: Instant::now(),
+        })
     }
 }
 
@@ -159,6 +165,7 @@ pub(crate) struct RelayProcess {
     child: Child,
     log: watch::Receiver<Log>,
     reader: JoinSet<()>,
+    started: Instant,
 }
 
 impl RelayProcess {
@@ -175,6 +182,28 @@ impl RelayProcess {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         Ok(kib.context("no VmRSS")?.parse()?)
+    }
+
+    /// The processor time that the relay has used, in hundredths of a second.
+    pub(crate) fn cpu_ticks(&self) -> Result<u64> {
+        let pid = self.child.id().context("the relay has ended")?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let times = fields.split_whitespace().skip(11).take(2);
+        times.map(|time| Ok(time.parse::<u64>()?)).sum()
+    }
+
+    /// When it was started.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Stops it, and gives the last lines of its log.
+    pub(crate) async fn stop_and_log(mut self) -> Result<String> {
+        self.signal("TERM").await?;
+        let status = self.ended().await?;
+        ensure!(status.success(), "the relay ended with {status}");
+        Ok(self.log())
     }
 
     /// How many lines of the log (of those that are kept) contain `text`.

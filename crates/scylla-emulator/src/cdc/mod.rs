@@ -4,7 +4,8 @@
 //! 1. The log rows of one (table, partition, timestamp) share one `cdc$time`, are numbered from 0 without a gap, and
 //!    the last one, and only it, has `cdc$end_of_batch`.
 //! 2. `cdc$time` carries the write's own timestamp in microseconds; its low bits are random, so that ties sort randomly.
-//! 3. A log row lies in the stream of the base row's token in the generation that the write's timestamp belongs to.
+//! 3. A log row lies in the stream of the base row's token in the generation (with tablets: in the table's stream set)
+//!    that the write's timestamp belongs to.
 //!    A write that has no such stream is refused as a whole.
 //! 4. Inside a partition, rows come in clustering order; when changes of different kinds or TTLs mix, first the static
 //!    row, then inserts, updates, row deletions, range deletions, the partition's deletion.
@@ -99,6 +100,10 @@ impl CdcHook for CdcLog {
         schema::log_schema(base, existing, || random_uuid(self.topology.random()))
     }
 
+    fn schema_changed(&self, catalog: &Catalog) {
+        self.topology.follow_schema(catalog);
+    }
+
     fn augment(
         &self,
         catalog: &Catalog,
@@ -133,6 +138,7 @@ impl CdcHook for CdcLog {
                 let stream = self
                     .topology
                     .stream_of(
+                        base.id,
                         crate::cluster::token::Token(mutation.token),
                         mutation.timestamp_micros,
                     )

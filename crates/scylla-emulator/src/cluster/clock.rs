@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! 1. `unique_micros` is strictly increasing over all threads, also when the clock is set back: then it goes on by
-//!    one microsecond a call until the clock has caught up, unless [`ClockHandle::set`] was called, which starts afresh.
+//!    one microsecond a call until the clock has caught up, unless [`ClockHandle::set`] or
+//!    [`ClockHandle::skew`] was called, which start afresh.
 //! 2. Setting the clock moves time for everything in the emulator: timestamps, TTLs, generations.
 
 use std::sync::Arc;
@@ -45,6 +46,12 @@ impl ClockHandle {
         self.0
             .offset_micros
             .store(micros.saturating_sub(real_micros()), Ordering::Relaxed);
+        self.0.last_micros.store(0, Ordering::Relaxed);
+    }
+
+    /// Makes the clock differ from the real time by so many microseconds.
+    pub fn skew(&self, micros: i64) {
+        self.0.offset_micros.store(micros, Ordering::Relaxed);
         self.0.last_micros.store(0, Ordering::Relaxed);
     }
 

@@ -25,7 +25,7 @@ pub const MAX_GENERATIONS: usize = 1_000;
 pub struct StreamId(pub [u8; 16]);
 
 impl StreamId {
-    fn new(token: Token, vnode: usize, random: u64) -> Self {
+    pub(super) fn new(token: Token, vnode: usize, random: u64) -> Self {
         const VERSION: u64 = 1;
         let low = (random << 26) | ((vnode as u64 & 0x3f_ffff) << 4) | VERSION;
         let mut bytes = [0; 16];
@@ -60,6 +60,8 @@ pub struct Vnode {
 pub struct Generation {
     /// Valid from, in milliseconds since the epoch.
     pub timestamp_ms: i64,
+    /// Readers see it listed from this time on, in milliseconds since the epoch; writes go by `timestamp_ms` alone.
+    pub listed_ms: i64,
     /// In order of `range_end`; never empty.
     pub vnodes: Vec<Vnode>,
 }
@@ -92,8 +94,14 @@ impl Generation {
         }
         Self {
             timestamp_ms,
+            listed_ms: i64::MIN,
             vnodes,
         }
+    }
+
+    /// Whether readers see it when the server's clock shows this time, in milliseconds.
+    pub fn is_listed(&self, now_ms: i64) -> bool {
+        self.listed_ms <= now_ms
     }
 
     /// The index of the vnode that owns a token.
@@ -180,6 +188,28 @@ pub enum StreamError {
     },
 }
 
+/// Which of several sets of streams, oldest first, a write at `write` microseconds belongs to, when the server's clock
+/// shows `now`. `start` is when a set begins, in microseconds.
+pub(super) fn index_at<T>(
+    sets: &[T],
+    start: impl Fn(&T) -> i64,
+    write: i64,
+    now: i64,
+) -> Result<usize, StreamError> {
+    if write > now.saturating_add(LEEWAY_MICROS) {
+        return Err(StreamError::FromTheFuture { write, now });
+    }
+    let started = |time: i64| sets.partition_point(|set| start(set) <= time);
+    let current = started(now)
+        .checked_sub(1)
+        .ok_or(StreamError::NoGeneration { now })?;
+    let generation = start(&sets[current]);
+    if generation > write {
+        return Err(StreamError::EarlierGeneration { write, generation });
+    }
+    Ok(started(write) - 1)
+}
+
 /// All generations of a cluster.
 #[derive(Debug, Default)]
 pub struct Generations {
@@ -212,20 +242,23 @@ impl Generations {
 
     /// The generation that a write at `write` microseconds belongs to, when the server's clock shows `now`.
     pub fn at(&self, write: i64, now: i64) -> Result<Arc<Generation>, StreamError> {
-        if write > now.saturating_add(LEEWAY_MICROS) {
-            return Err(StreamError::FromTheFuture { write, now });
-        }
         let list = self.all();
-        let started =
-            |time: i64| list.partition_point(|generation| generation.timestamp_micros() <= time);
-        let current = started(now)
-            .checked_sub(1)
-            .ok_or(StreamError::NoGeneration { now })?;
-        let generation = list[current].timestamp_micros();
-        if generation > write {
-            return Err(StreamError::EarlierGeneration { write, generation });
-        }
-        Ok(Arc::clone(&list[started(write) - 1]))
+        let at = index_at(
+            &list,
+            |generation| generation.timestamp_micros(),
+            write,
+            now,
+        )?;
+        Ok(Arc::clone(&list[at]))
+    }
+
+    /// Forgets the generations that another one had replaced at this time; says how many.
+    pub(crate) fn forget_before(&self, timestamp_ms: i64) -> usize {
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        let begun = list.partition_point(|generation| generation.timestamp_ms <= timestamp_ms);
+        let oldest = begun.saturating_sub(1);
+        *list = Arc::new(list[oldest..].to_vec());
+        oldest
     }
 }
 

@@ -50,6 +50,7 @@ fn generation(recorded: &RecordedGeneration) -> Generation {
     };
     Generation {
         timestamp_ms: 0,
+        listed_ms: 0,
         vnodes: recorded.vnodes.iter().map(vnode).collect(),
     }
 }

@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod generations;
 pub mod sharding;
+pub mod tablets;
 pub mod token;
 
 use std::net::IpAddr;
@@ -18,9 +19,10 @@ use uuid::Uuid;
 
 use self::clock::ClockHandle;
 use self::generations::{Generation, Generations, StreamError, StreamId};
+use self::tablets::Tablets;
 use self::token::Token;
 use crate::hooks::{Clock, Partitioner, Random, SeededRandom};
-use crate::schema::TableSchema;
+use crate::schema::{Catalog, TableSchema};
 
 /// Name of the only datacenter.
 pub const DATACENTER: &str = "datacenter1";
@@ -72,8 +74,10 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// Shards of each node.
     pub shards: u16,
-    /// CDC generations.
+    /// CDC generations, for keyspaces with vnodes.
     pub generations: Generations,
+    /// CDC streams of the tables with tablets.
+    pub tablets: Tablets,
     clock: ClockHandle,
     random: SeededRandom,
 }
@@ -99,6 +103,7 @@ impl Topology {
             nodes,
             shards: layout.shards.max(1),
             generations: Generations::default(),
+            tablets: Tablets::default(),
             clock,
             random,
         };
@@ -109,25 +114,64 @@ impl Topology {
 
     /// Makes new streams, valid from `timestamp_ms` milliseconds since the epoch on.
     pub fn new_generation_at(&self, timestamp_ms: i64) -> Arc<Generation> {
+        self.generation_listed_at(timestamp_ms, i64::MIN)
+    }
+
+    /// Makes new streams that readers see listed from `listed_ms` on.
+    pub(crate) fn generation_listed_at(
+        &self,
+        timestamp_ms: i64,
+        listed_ms: i64,
+    ) -> Arc<Generation> {
         let ends = self
             .nodes
             .iter()
             .flat_map(|node| node.tokens.iter().copied())
             .collect();
-        self.generations.publish(Generation::new(
-            timestamp_ms,
-            ends,
-            self.shards,
-            &self.random,
-        ))
+        self.generations.publish(Generation {
+            listed_ms,
+            ..Generation::new(timestamp_ms, ends, self.shards, &self.random)
+        })
     }
 
-    /// The stream for a base row with `token` and write timestamp `write` (microseconds).
-    pub fn stream_of(&self, token: Token, write: i64) -> Result<StreamId, StreamError> {
-        Ok(self
-            .generations
-            .at(write, self.clock.now_micros())?
-            .stream_of(token))
+    /// The stream for a row of a base table with `token` and write timestamp `write` (microseconds).
+    pub fn stream_of(
+        &self,
+        table: Uuid,
+        token: Token,
+        write: i64,
+    ) -> Result<StreamId, StreamError> {
+        let now = self.clock.now_micros();
+        if let Some(stream) = self.tablets.stream_of(table, token, write, now) {
+            return stream;
+        }
+        Ok(self.generations.at(write, now)?.stream_of(token))
+    }
+
+    /// Makes streams for new tables with tablets and CDC, and forgets those of tables that are gone.
+    pub(crate) fn follow_schema(&self, catalog: &Catalog) {
+        let automatic = usize::from(self.shards) * self.nodes.len();
+        let tables = catalog.keyspaces.values().filter_map(|keyspace| {
+            let tablets = match keyspace.initial_tablets()? {
+                0 => automatic,
+                tablets => tablets.unsigned_abs() as usize,
+            };
+            let logged = keyspace.tables.values();
+            let logged = logged.filter(|table| table.options.cdc().enabled);
+            Some(logged.map(move |table| (table.id, &*table.keyspace, &*table.name, tablets)))
+        });
+        self.tablets
+            .add(tables.flatten(), self.now_ms(), &self.random);
+        self.tablets.retain(|keyspace, table, id| {
+            catalog
+                .table(keyspace, table)
+                .is_some_and(|known| known.id == id)
+        });
+    }
+
+    /// The server's time in milliseconds since the epoch.
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.clock.now_micros().div_euclid(1_000)
     }
 
     /// The cluster's clock.

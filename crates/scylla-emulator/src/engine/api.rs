@@ -9,6 +9,7 @@ use crate::ast::Statement;
 use crate::hooks::{CdcHook, Clock, Partitioner, Random, VirtualTables};
 use crate::schema::KeyspaceSchema;
 use crate::types::CqlType;
+use crate::visibility::Visibility;
 
 /// What an engine is made of.
 pub struct EngineConfig {
@@ -22,6 +23,8 @@ pub struct EngineConfig {
     pub cdc: Arc<dyn CdcHook>,
     /// Computed tables.
     pub virtual_tables: Arc<dyn VirtualTables>,
+    /// Which log rows are seen late.
+    pub visibility: Arc<Visibility>,
     /// Keyspaces that exist from the start (the system keyspaces).
     pub keyspaces: Vec<KeyspaceSchema>,
 }

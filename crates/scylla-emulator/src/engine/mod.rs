@@ -280,8 +280,13 @@ impl Engine {
         let mutations = combine(mutations);
         let log = self.log(state, &mutations, now_seconds)?;
         let now_micros = self.config.clock.now_micros();
-        for mutation in mutations.iter().chain(&log) {
+        for mutation in &mutations {
             state.storage.apply(mutation, now_micros);
+        }
+        let veils = self.config.visibility.veils(&log, now_micros);
+        for (at, mutation) in log.iter().enumerate() {
+            let veil = veils.get(at).and_then(Option::as_ref);
+            state.storage.apply_under(mutation, veil, now_micros);
         }
         Ok(Some(outcome))
     }
@@ -359,6 +364,7 @@ impl Engine {
         let change = ddl::change(&self.config, &state.catalog, statement, keyspace)?;
         if let Some(catalog) = change.catalog {
             state.catalog = Arc::new(catalog);
+            self.config.cdc.schema_changed(&state.catalog);
         }
         for table in change.emptied {
             state.storage.remove_table(table);

@@ -64,6 +64,8 @@ fn unknown(name: &str) -> Error {
 
 /// Applies the options of a keyspace.
 pub(super) fn keyspace(keyspace: &mut KeyspaceSchema, given: &Properties) -> Result<(), Error> {
+    let before = keyspace.initial_tablets().is_some();
+    let is_new = keyspace.replication.is_empty();
     for (name, value) in given {
         match name.as_str() {
             "replication" => keyspace.replication = replication(map(name, value)?)?,
@@ -73,15 +75,36 @@ pub(super) fn keyspace(keyspace: &mut KeyspaceSchema, given: &Properties) -> Res
             _ => return Err(unknown(name)),
         }
     }
+    let has_tablets = keyspace.initial_tablets().is_some();
+    if !is_new && before != has_tablets {
+        return Err(Error::invalid(
+            "Cannot alter replication strategy vnode/tablets flavor",
+        ));
+    }
+    let class = keyspace.replication.get("class");
+    if has_tablets && class.is_some_and(|class| !class.ends_with("NetworkTopologyStrategy")) {
+        return Err(Error::config(
+            "Tablets need the replication strategy NetworkTopologyStrategy",
+        ));
+    }
     Ok(())
 }
 
-/// Tables are never split into tablets here: only what switches them off is taken.
+/// `{'enabled': true | false}`, `{'initial': n}` or both.
 fn tablets(map: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {
-    if map.get("enabled").is_some_and(|enabled| enabled == "false") {
-        return Ok(map);
+    for (option, value) in &map {
+        let valid = match option.as_str() {
+            "enabled" => value == "true" || value == "false",
+            "initial" => value.parse::<i32>().is_ok_and(|initial| initial >= 0),
+            _ => return Err(Error::config(format!("Unknown tablets option {option}"))),
+        };
+        if !valid {
+            return Err(Error::config(format!(
+                "Invalid value for tablets option {option}: {value}"
+            )));
+        }
     }
-    Err(Error::unsupported("A keyspace with tablets"))
+    Ok(map)
 }
 
 fn replication(mut map: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Error> {

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::functions;
 use crate::mutation::ClusteringRange;
 use crate::schema::TableSchema;
-use crate::storage::{Column, PartitionPosition, RowPosition, Storage};
+use crate::storage::{Column, PartitionPosition, ReadId, RowPosition, Storage};
 use crate::types::{CqlType, Value, encode};
 
 /// Runs a planned `SELECT`.
@@ -33,13 +33,13 @@ pub(super) fn run(
     };
     query.check_paging(&target)?;
     let after = query.after.take();
-    let now_seconds = config.clock.now_micros().div_euclid(1_000_000);
+    let now_micros = config.clock.now_micros();
     walk(
         storage,
         &plan.table,
         &target,
         after.as_ref(),
-        now_seconds,
+        now_micros,
         &mut |place, row| query.visit(place, row),
     )?;
     query.finish_aggregate();
@@ -141,6 +141,8 @@ struct Query<'a> {
     /// Sort keys of the rows, when several partitions are merged into one order.
     merge: Option<Vec<RowPosition>>,
     more: bool,
+    /// This read, for rows that are hidden from some.
+    read: ReadId,
     group: Option<Group>,
     groups: u64,
 }
@@ -217,6 +219,7 @@ impl<'a> Query<'a> {
             rows: Vec::new(),
             merge: None,
             more: false,
+            read: ReadId::default(),
             group: None,
             groups: 0,
         })
@@ -254,6 +257,9 @@ impl<'a> Query<'a> {
             return Ok(Step::NextPartition);
         }
         if self.plan.aggregate {
+            if self.is_hidden(row) {
+                return Ok(Step::Next);
+            }
             self.current = Some((place.clone(), in_partition + 1));
             return self.aggregate(row);
         }
@@ -264,17 +270,24 @@ impl<'a> Query<'a> {
             self.more = true;
             return Ok(Step::Stop);
         }
+        if self.is_hidden(row) {
+            return Ok(Step::Next);
+        }
         let mut values = Vec::with_capacity(self.plan.selection.len());
         for output in &self.plan.selection {
             values.push(self.bytes(output, row)?);
         }
         self.rows.push(values);
-        self.current = Some((place.clone(), in_partition + 1));
+        match &mut self.current {
+            Some((partition, count)) if partition == place => *count += 1,
+            current => *current = Some((place.clone(), 1)),
+        }
         if let Some(keys) = &mut self.merge {
             keys.extend(row.position.cloned());
             return Ok(Step::Next);
         }
-        if self.page_size.is_some() {
+        // Only a full page can have another one behind it.
+        if self.page_size == Some(self.rows.len()) {
             self.last = Some(Cursor {
                 partition: place.clone(),
                 row: row
@@ -287,6 +300,12 @@ impl<'a> Query<'a> {
             *limit -= 1;
         }
         Ok(Step::Next)
+    }
+
+    /// Whether a row that this read would return is hidden from it.
+    fn is_hidden(&mut self, row: &RowView<'_>) -> bool {
+        let veil = row.row.and_then(|row| row.veil.as_ref());
+        veil.is_some_and(|veil| veil.hides_from(&mut self.read))
     }
 
     fn bytes(&self, output: &Output, row: &RowView<'_>) -> Result<Option<Bytes>, Error> {

@@ -115,13 +115,23 @@ pub(super) fn walk<'a>(
     table: &'a TableSchema,
     target: &Target,
     after: Option<&Cursor>,
-    now_seconds: i64,
+    now_micros: i64,
     visit: &mut dyn FnMut(&PartitionPosition, &RowView<'a>) -> Result<Step, Error>,
 ) -> Result<(), Error> {
+    let mut ranges: Vec<_> = target
+        .ranges
+        .iter()
+        .map(|range| RowPosition::range(table, range))
+        .collect();
+    if target.reversed {
+        ranges.reverse();
+    }
     let walker = Walker {
         table,
         target,
-        now_seconds,
+        ranges,
+        now_micros,
+        now_seconds: now_micros.div_euclid(1_000_000),
     };
     match &target.partitions {
         Partitions::Keys(positions) => {
@@ -171,6 +181,9 @@ fn first_of(token: i64) -> PartitionPosition {
 struct Walker<'a, 't> {
     table: &'a TableSchema,
     target: &'t Target,
+    /// The target's ranges, in the order of the walk.
+    ranges: Vec<(RowPosition, RowPosition)>,
+    now_micros: i64,
     now_seconds: i64,
 }
 
@@ -190,24 +203,16 @@ impl<'a> Walker<'a, '_> {
             _ => None,
         };
         let mut seen = after.is_some();
-        let ranges: Box<dyn Iterator<Item = &ClusteringRange>> = if self.target.reversed {
-            Box::new(self.target.ranges.iter().rev())
-        } else {
-            Box::new(self.target.ranges.iter())
-        };
-        for range in ranges {
-            let (mut from, mut to) = {
-                let (start, end) = RowPosition::range(self.table, range);
-                (Bound::Included(start), Bound::Included(end))
-            };
+        for (start, end) in &self.ranges {
+            let (mut from, mut to) = (Bound::Included(start), Bound::Included(end));
             if let Some(after) = &after {
                 // Only what lies behind the cursor.
                 if self.target.reversed {
-                    if matches!(&to, Bound::Included(end) if end > after) {
-                        to = Bound::Excluded(after.clone());
+                    if end > after {
+                        to = Bound::Excluded(after);
                     }
-                } else if matches!(&from, Bound::Included(start) if start < after) {
-                    from = Bound::Excluded(after.clone());
+                } else if start < after {
+                    from = Bound::Excluded(after);
                 }
             }
             let mut rows = partition.rows(from, to);
@@ -218,7 +223,7 @@ impl<'a> Walker<'a, '_> {
                     rows.next()
                 };
                 let Some((place, row)) = next else { break };
-                if !row.is_live(self.now_seconds) {
+                if !row.is_live(self.now_seconds) || !row.is_visible(self.now_micros) {
                     continue;
                 }
                 seen = true;

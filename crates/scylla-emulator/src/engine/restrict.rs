@@ -352,7 +352,7 @@ impl Restrictions {
             let Some(test) = test else {
                 return Ok(Vec::new());
             };
-            keys = product("partition", &keys, &test_values(scope, test, column)?)?;
+            keys = product("partition", &keys, test_values(scope, test, column)?)?;
         }
         for key in &keys {
             check_key(key)?;
@@ -370,7 +370,7 @@ impl Restrictions {
         let columns = table.clustering_key();
         let mut prefixes = vec![Vec::new()];
         for (test, column) in self.prefix.iter().zip(columns) {
-            prefixes = product("clustering", &prefixes, &test_values(scope, test, column)?)?;
+            prefixes = product("clustering", &prefixes, test_values(scope, test, column)?)?;
         }
         if let Some((count, values)) = &self.tuple_in {
             let name = &columns[self.prefix.len()].name;
@@ -463,11 +463,20 @@ fn test_values(
     }
 }
 
-fn product(key: &str, prefixes: &[Vec<Value>], values: &[Value]) -> Result<Vec<Vec<Value>>, Error> {
+fn product(
+    key: &str,
+    prefixes: &[Vec<Value>],
+    values: Vec<Value>,
+) -> Result<Vec<Vec<Value>>, Error> {
     check_product(key, prefixes.len().saturating_mul(values.len()))?;
+    if let [prefix] = prefixes
+        && prefix.is_empty()
+    {
+        return Ok(values.into_iter().map(|value| vec![value]).collect());
+    }
     let mut all = Vec::with_capacity(prefixes.len() * values.len());
     for prefix in prefixes {
-        for value in values {
+        for value in &values {
             let mut longer = prefix.clone();
             longer.push(value.clone());
             all.push(longer);

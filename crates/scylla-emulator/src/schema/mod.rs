@@ -209,6 +209,22 @@ pub struct KeyspaceSchema {
 }
 
 impl KeyspaceSchema {
+    /// How many tablets a new table gets at first, 0 for as many as the server thinks fit; `None` when the keyspace
+    /// has vnodes.
+    pub fn initial_tablets(&self) -> Option<i32> {
+        let tablets = self.tablets.as_ref()?;
+        if tablets
+            .get("enabled")
+            .is_some_and(|enabled| enabled == "false")
+        {
+            return None;
+        }
+        let initial = tablets
+            .get("initial")
+            .and_then(|initial| initial.parse().ok());
+        Some(initial.unwrap_or(0))
+    }
+
     /// An empty keyspace with `SimpleStrategy` and one replica.
     pub fn new(name: impl Into<String>) -> Self {
         let replication = [

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::error::Error;
+pub use crate::hits::Injected;
 
 /// Faults in force at a time; [`Faults::inject`] forgets the oldest beyond this.
 pub const MAX_FAULTS: usize = 256;
@@ -106,24 +107,6 @@ struct Active {
     hits: watch::Sender<u64>,
 }
 
-/// A fault that was injected. Dropping it leaves the fault in force.
-#[derive(Debug, Clone)]
-pub struct Injected {
-    hits: watch::Receiver<u64>,
-}
-
-impl Injected {
-    /// How many statements have met the fault.
-    pub fn hits(&self) -> u64 {
-        *self.hits.borrow()
-    }
-
-    /// Waits until so many statements have met the fault; returns at once when it is not in force any more.
-    pub async fn reached(&mut self, hits: u64) {
-        let _ = self.hits.wait_for(|now| *now >= hits).await;
-    }
-}
-
 impl Faults {
     fn lock(&self) -> MutexGuard<'_, Vec<Active>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
@@ -131,14 +114,14 @@ impl Faults {
 
     /// Puts a fault in force, on all nodes.
     pub fn inject(&self, fault: Fault) -> Injected {
-        let (hits, watched) = watch::channel(0);
+        let (hits, injected) = Injected::new();
         let mut list = self.lock();
         if list.len() >= MAX_FAULTS {
             list.remove(0);
         }
         list.push(Active { fault, hits });
         self.active.store(list.len(), Ordering::Release);
-        Injected { hits: watched }
+        injected
     }
 
     /// Ends all faults. What was delayed is still answered late, and what was silenced never.

@@ -7,28 +7,32 @@
 //! 3. Connections, prepared statements and frames are bounded by the constants in this module and in `protocol`.
 
 mod connection;
+pub mod control;
 pub mod faults;
+mod listening;
 mod shared;
+mod streams;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, watch};
-use tokio::task::JoinSet;
+use tokio::sync::Mutex;
 
 use self::faults::Faults;
+use self::listening::Listening;
 pub(crate) use self::shared::Clients;
 use self::shared::Shared;
+pub use self::streams::GENERATION_DELAY;
 use crate::cdc::CdcLog;
 use crate::cluster::clock::ClockHandle;
-use crate::cluster::generations::Generation;
 use crate::cluster::{Layout, Topology};
 use crate::engine::{Engine, EngineConfig, ExecuteParams, Outcome};
 use crate::error::Error;
 use crate::protocol::event::Event;
 use crate::system::{self, SystemTables};
+use crate::visibility::Visibility;
 
 /// Most connections at a time; further ones are closed at once.
 pub const MAX_CONNECTIONS: usize = 4_096;
@@ -38,9 +42,6 @@ pub const MAX_PREPARED: usize = 20_000;
 
 /// How long [`Emulator::stop_listening`] lets connections finish what they are doing.
 pub const STOP_GRACE: Duration = Duration::from_secs(2);
-
-/// How far ahead of now [`Emulator::new_generation`] makes the new streams valid.
-pub const GENERATION_DELAY: Duration = Duration::from_secs(2);
 
 /// Why the emulator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,22 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// Why a node was neither stopped nor started.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// There is no node with this index.
+    #[error("there is no node {node}: the nodes are 0 to {last}")]
+    Unknown {
+        /// The index.
+        node: usize,
+        /// The last node's index.
+        last: usize,
+    },
+    /// It cannot listen again.
+    #[error(transparent)]
+    Start(#[from] StartError),
 }
 
 /// How an [`Emulator`] is set up.
@@ -148,6 +165,7 @@ impl Builder {
             self.clock,
         ));
         let clients = Arc::new(Clients::default());
+        let visibility = Arc::new(Visibility::default());
         let engine = Engine::new(EngineConfig {
             clock: Arc::new(topology.clock().clone()),
             random: Arc::clone(&topology) as _,
@@ -157,17 +175,22 @@ impl Builder {
                 Arc::clone(&topology),
                 Arc::clone(&clients),
             )),
+            visibility: Arc::clone(&visibility),
             keyspaces: system::keyspaces(),
         });
         let shared = Arc::new(Shared::new(engine, topology, clients, self.credentials));
         let emulator = Emulator {
             shared,
+            visibility,
             address,
-            listening: Mutex::new(None),
+            listening: Mutex::default(),
         };
-        let mut listeners = vec![first];
-        listeners.extend(emulator.bind_others().await?);
-        *emulator.listening.lock().await = Some(Listening::start(&emulator.shared, listeners));
+        {
+            let mut listening = emulator.listening.lock().await;
+            listening.push(Some(Listening::start(&emulator.shared, 0, first)));
+            listening.resize_with(emulator.shared.topology.nodes.len(), || None);
+            emulator.start_all(&mut listening).await?;
+        }
         Ok(emulator)
     }
 }
@@ -191,8 +214,10 @@ fn advertised(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub struct Emulator {
     shared: Arc<Shared>,
+    visibility: Arc<Visibility>,
     address: SocketAddr,
-    listening: Mutex<Option<Listening>>,
+    /// Per node; `None` when it is down.
+    listening: Mutex<Vec<Option<Listening>>>,
 }
 
 impl Emulator {
@@ -231,43 +256,79 @@ impl Emulator {
         &self.shared.faults
     }
 
-    /// Makes new CDC streams that are valid [`GENERATION_DELAY`] from now on.
-    pub fn new_generation(&self) -> Arc<Generation> {
-        let delay_ms = GENERATION_DELAY.as_millis() as i64;
-        self.new_generation_at(self.clock().now_micros() / 1_000 + delay_ms)
-    }
-
-    /// Makes new CDC streams that are valid from a time on, in milliseconds since the epoch.
-    pub fn new_generation_at(&self, timestamp_ms: i64) -> Arc<Generation> {
-        self.shared.topology.new_generation_at(timestamp_ms)
+    /// Which log rows readers see late.
+    pub fn visibility(&self) -> &Visibility {
+        &self.visibility
     }
 
     /// Executes a statement without a connection. Clients that registered for schema changes are told of them.
     pub fn execute(&self, cql: &str) -> Result<Outcome, Error> {
-        let outcome = self
-            .shared
-            .engine
-            .query(cql, None, &ExecuteParams::default())?;
+        self.execute_on(0, cql)
+    }
+
+    /// Executes a statement as the node with this index would.
+    pub fn execute_on(&self, node: usize, cql: &str) -> Result<Outcome, Error> {
+        let engine = &self.shared.engine;
+        let outcome = system::on_node(node, || engine.query(cql, None, &ExecuteParams::default()))?;
         self.shared.announce(&outcome);
         Ok(outcome)
     }
 
     /// Closes the listeners and all connections; the data stay. Does nothing when already stopped.
     pub async fn stop_listening(&self) {
-        if let Some(listening) = self.listening.lock().await.take() {
-            listening.stop().await;
+        let mut listening = self.listening.lock().await;
+        let running: Vec<_> = listening.iter_mut().filter_map(Option::take).collect();
+        for node in &running {
+            node.ask_to_stop();
+        }
+        for node in running {
+            node.stop().await;
         }
     }
 
-    /// Listens again on the same address. Does nothing when already listening.
+    /// Listens again on the same addresses, on those of all nodes. Does nothing when already listening.
     pub async fn start_listening(&self) -> Result<(), StartError> {
+        self.start_all(&mut self.listening.lock().await).await
+    }
+
+    /// Takes a node down: closes its listener and its connections, and tells registered clients of the others. The
+    /// other nodes serve all data and show the node as a peer as before. Does nothing when it is down.
+    pub async fn stop_node(&self, node: usize) -> Result<(), NodeError> {
+        let address = self.node_address(node)?;
         let mut listening = self.listening.lock().await;
-        if listening.is_none() {
-            let mut listeners = vec![bind(self.address).await?];
-            listeners.extend(self.bind_others().await?);
-            *listening = Some(Listening::start(&self.shared, listeners));
+        if let Some(running) = listening[node].take() {
+            running.stop().await;
+            self.announce_status(address, false);
         }
         Ok(())
+    }
+
+    /// Brings a node back on the same address, and tells registered clients. Does nothing when it is up.
+    pub async fn start_node(&self, node: usize) -> Result<(), NodeError> {
+        let address = self.node_address(node)?;
+        let mut listening = self.listening.lock().await;
+        if listening[node].is_none() {
+            let listener = bind(self.listen_address(node)).await?;
+            listening[node] = Some(Listening::start(&self.shared, node, listener));
+            self.announce_status(address, true);
+        }
+        Ok(())
+    }
+
+    /// The address that clients use for a node.
+    pub fn node_address(&self, node: usize) -> Result<SocketAddr, NodeError> {
+        let nodes = &self.shared.topology.nodes;
+        let known = nodes.get(node).ok_or(NodeError::Unknown {
+            node,
+            last: nodes.len() - 1,
+        })?;
+        Ok(SocketAddr::new(known.address, self.address.port()))
+    }
+
+    /// Which nodes are up.
+    pub async fn nodes_up(&self) -> Vec<bool> {
+        let listening = self.listening.lock().await;
+        listening.iter().map(Option::is_some).collect()
     }
 
     /// Stops the emulator and forgets its data.
@@ -280,71 +341,24 @@ impl Emulator {
         self.shared.send_event(Event::Status { up, node });
     }
 
-    async fn bind_others(&self) -> Result<Vec<TcpListener>, StartError> {
+    async fn start_all(&self, listening: &mut [Option<Listening>]) -> Result<(), StartError> {
         let mut listeners = Vec::new();
-        for node in &self.shared.topology.nodes[1..] {
-            listeners.push(bind(SocketAddr::new(node.address, self.address.port())).await?);
-        }
-        Ok(listeners)
-    }
-}
-
-/// The tasks of a listening emulator.
-#[derive(Debug)]
-struct Listening {
-    stop: watch::Sender<bool>,
-    tasks: JoinSet<()>,
-}
-
-impl Listening {
-    fn start(shared: &Arc<Shared>, listeners: Vec<TcpListener>) -> Self {
-        let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
-        for (node, listener) in listeners.into_iter().enumerate() {
-            tasks.spawn(accept(Arc::clone(shared), node, listener, stopped.clone()));
-        }
-        Self { stop, tasks }
-    }
-
-    async fn stop(mut self) {
-        let _ = self.stop.send(true);
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_GRACE, ended).await.is_err() {
-            self.tasks.shutdown().await;
-        }
-    }
-}
-
-async fn accept(
-    shared: Arc<Shared>,
-    node: usize,
-    listener: TcpListener,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = stop.changed() => break,
-            Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
-                let connection =
-                    connection::serve(Arc::clone(&shared), node, stream, peer, stop.clone());
-                connections.spawn(connection);
-            }
-            Ok((_, peer)) => {
-                tracing::warn!(%peer, MAX_CONNECTIONS, "refused a connection: too many are open");
-            }
-            // Out of file descriptors, for example: go on when connections have been closed.
-            Err(error) => {
-                tracing::warn!(%error, "accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+        for (node, running) in listening.iter().enumerate() {
+            if running.is_none() {
+                listeners.push((node, bind(self.listen_address(node)).await?));
             }
         }
+        for (node, listener) in listeners {
+            listening[node] = Some(Listening::start(&self.shared, node, listener));
+        }
+        Ok(())
     }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+
+    /// The first node listens where it was told to, which may be every address.
+    fn listen_address(&self, node: usize) -> SocketAddr {
+        match self.shared.topology.nodes.get(node) {
+            Some(known) if node > 0 => SocketAddr::new(known.address, self.address.port()),
+            _ => self.address,
+        }
+    }
 }

@@ -7,7 +7,9 @@
 //!    value over the smaller one, a value that expires over one that does not.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::veil::Veil;
 use crate::mutation::{ReadCell, ReadRow};
 use crate::schema::{ColumnId, TableSchema};
 use crate::types::{Value, encode};
@@ -113,6 +115,8 @@ pub struct Row {
     pub deleted: i64,
     /// Columns by id, sorted.
     pub columns: Vec<(ColumnId, Column)>,
+    /// What hides the row from readers, or did.
+    pub veil: Option<Arc<Veil>>,
 }
 
 impl Default for Row {
@@ -121,6 +125,7 @@ impl Default for Row {
             marker: None,
             deleted: NEVER,
             columns: Vec::new(),
+            veil: None,
         }
     }
 }
@@ -141,6 +146,13 @@ impl Row {
                 .columns
                 .iter()
                 .any(|(_, column)| column.is_live(now_seconds))
+    }
+
+    /// Whether a reader sees the row, if it is live.
+    pub fn is_visible(&self, now_micros: i64) -> bool {
+        self.veil
+            .as_ref()
+            .is_none_or(|veil| !veil.hides_at(now_micros))
     }
 
     /// The row as a reader sees it.

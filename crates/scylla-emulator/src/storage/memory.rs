@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use super::cell::{Cell, Expiry, NEVER, Row};
+use super::veil::Veil;
 use super::{COMPACT_AFTER, MAX_TOMBSTONE_AGE_SECONDS, PartitionPosition, RowPosition, Storage};
 use crate::mutation::{CellChange, Change, Mutation, RowKey, Upsert};
 use crate::schema::{ColumnId, TableSchema};
@@ -13,6 +15,12 @@ use crate::types::Value;
 
 /// Partitions of a table that are looked at after each of its mutations.
 const SWEEP: usize = 2;
+
+/// Seconds until a partition that is not written is compacted again.
+const COMPACT_AGAIN: i64 = 60;
+
+/// Rows at the beginning of a partition that are looked at each time.
+const TRIM: usize = 128;
 
 /// Tables in memory.
 #[derive(Debug, Default)]
@@ -30,9 +38,10 @@ struct Partitions {
 
 impl Partitions {
     /// Compacts the next few partitions that have been quiet for as long as tombstones live, and
-    /// forgets those of which nothing is left. Large ones are left to their own writes.
+    /// forgets those of which nothing is left. Large ones only lose expired rows at their beginning.
     fn sweep(&mut self, table: &TableSchema, now_micros: i64) {
-        let quiet_since = now_micros.div_euclid(1_000_000) - tombstone_age_seconds(table);
+        let now_seconds = now_micros.div_euclid(1_000_000);
+        let quiet_since = now_seconds - tombstone_age_seconds(table);
         let from = match self.swept.take() {
             Some(last) => Bound::Excluded(last),
             None => Bound::Unbounded,
@@ -41,7 +50,11 @@ impl Partitions {
         let mut empty = Vec::new();
         for (position, partition) in self.map.range_mut((from, Bound::Unbounded)).take(SWEEP) {
             last = Some(position.clone());
-            if partition.rows.len() <= COMPACT_AFTER && partition.changed_seconds < quiet_since {
+            let is_large = partition.rows.len() > COMPACT_AFTER;
+            if is_large || partition.changed_seconds < quiet_since {
+                partition.trim(table, now_micros);
+            }
+            if !is_large && partition.is_due(quiet_since, now_seconds) {
                 partition.compact(table, now_micros);
                 if partition.is_empty() {
                     empty.push(position.clone());
@@ -63,12 +76,16 @@ pub struct Partition {
     /// The static row.
     pub static_row: Row,
     rows: BTreeMap<RowPosition, Row>,
+    /// No row has a larger prefix: a read behind the last row, as of the end of a CDC log, need not look at the rows.
+    last_prefix: u64,
     deleted: i64,
     /// Deleted ranges, still needed for writes that come late.
     ranges: Vec<(RowPosition, RowPosition, i64)>,
     changes_since_compaction: usize,
     /// The server's time of the latest change.
     changed_seconds: i64,
+    /// The server's time of the latest compaction.
+    compacted_seconds: i64,
 }
 
 /// How long tombstones of a table live.
@@ -82,10 +99,12 @@ impl Partition {
             key,
             static_row: Row::default(),
             rows: BTreeMap::new(),
+            last_prefix: 0,
             deleted: NEVER,
             ranges: Vec::new(),
             changes_since_compaction: 0,
             changed_seconds: NEVER,
+            compacted_seconds: NEVER,
         }
     }
 
@@ -97,8 +116,8 @@ impl Partition {
     /// Rows between two bounds in clustering order, live or not; nothing when they are crossed.
     pub fn rows(
         &self,
-        from: Bound<RowPosition>,
-        to: Bound<RowPosition>,
+        from: Bound<&RowPosition>,
+        to: Bound<&RowPosition>,
     ) -> impl DoubleEndedIterator<Item = (&RowPosition, &Row)> {
         let crossed = match (&from, &to) {
             (Bound::Excluded(a), Bound::Excluded(b)) => a >= b,
@@ -107,13 +126,17 @@ impl Partition {
             }
             _ => false,
         };
-        (!crossed)
-            .then(|| self.rows.range((from, to)))
+        let behind = match from {
+            Bound::Included(from) | Bound::Excluded(from) => from.is_behind(self.last_prefix),
+            Bound::Unbounded => false,
+        };
+        (!crossed && !behind)
+            .then(|| self.rows.range::<RowPosition, _>((from, to)))
             .into_iter()
             .flatten()
     }
 
-    fn apply(&mut self, mutation: &Mutation, now_seconds: i64) {
+    fn apply(&mut self, mutation: &Mutation, veil: Option<&Arc<Veil>>, now_seconds: i64) {
         let table = &mutation.table;
         let timestamp = mutation.timestamp_micros;
         self.changed_seconds = self.changed_seconds.max(now_seconds);
@@ -124,6 +147,7 @@ impl Partition {
                 Change::DeleteRow(key) => {
                     let position = RowPosition::row(table, key);
                     if timestamp > self.deleted_at(&position) {
+                        self.last_prefix = self.last_prefix.max(position.prefix());
                         self.rows.entry(position).or_default().delete(timestamp);
                     }
                 }
@@ -133,7 +157,13 @@ impl Partition {
                         self.delete_range(start, end, timestamp);
                     }
                 }
-                Change::Upsert(upsert) => self.upsert(table, upsert, timestamp, now_seconds),
+                Change::Upsert(upsert) => {
+                    if let Some(row) = self.upsert(table, upsert, timestamp, now_seconds)
+                        && let Some(veil) = veil
+                    {
+                        row.veil = Some(Arc::clone(veil));
+                    }
+                }
             }
         }
     }
@@ -173,15 +203,23 @@ impl Partition {
             .fold(self.deleted, i64::max)
     }
 
-    fn upsert(&mut self, table: &TableSchema, upsert: &Upsert, timestamp: i64, now_seconds: i64) {
+    /// Writes cells to a row; `None` when the row was deleted later.
+    fn upsert(
+        &mut self,
+        table: &TableSchema,
+        upsert: &Upsert,
+        timestamp: i64,
+        now_seconds: i64,
+    ) -> Option<&mut Row> {
         let row = match &upsert.row {
-            RowKey::Static if timestamp <= self.deleted => return,
+            RowKey::Static if timestamp <= self.deleted => return None,
             RowKey::Static => &mut self.static_row,
             RowKey::Clustering(key) => {
                 let position = RowPosition::row(table, key);
                 if timestamp <= self.deleted_at(&position) {
-                    return;
+                    return None;
                 }
+                self.last_prefix = self.last_prefix.max(position.prefix());
                 self.rows.entry(position).or_default()
             }
         };
@@ -200,6 +238,7 @@ impl Partition {
         for (id, change) in &upsert.cells {
             write_cell(row, table, *id, change, timestamp, &cell);
         }
+        Some(row)
     }
 
     fn is_empty(&self) -> bool {
@@ -209,9 +248,34 @@ impl Partition {
             && self.deleted == NEVER
     }
 
+    /// Whether a compaction may find something that the latest one did not, in a partition that has been quiet.
+    fn is_due(&self, quiet_since: i64, now_seconds: i64) -> bool {
+        self.changed_seconds < quiet_since
+            && (self.rows.is_empty()
+                || self.compacted_seconds <= self.changed_seconds
+                || now_seconds.saturating_sub(self.compacted_seconds) >= COMPACT_AGAIN)
+    }
+
+    /// Forgets some rows at the beginning that have expired: rows of a CDC log expire in the order of their keys, and
+    /// a stream that was closed gets no writes that would compact it.
+    fn trim(&mut self, table: &TableSchema, now_micros: i64) {
+        let tombstones = now_micros - tombstone_age_seconds(table).saturating_mul(1_000_000);
+        let now_seconds = now_micros.div_euclid(1_000_000);
+        for _ in 0..TRIM {
+            let Some(mut first) = self.rows.first_entry() else {
+                return;
+            };
+            if first.get_mut().purge(now_seconds, tombstones) {
+                return;
+            }
+            first.remove();
+        }
+    }
+
     fn compact(&mut self, table: &TableSchema, now_micros: i64) {
         self.changes_since_compaction = 0;
         let now_seconds = now_micros.div_euclid(1_000_000);
+        self.compacted_seconds = now_seconds;
         let age = tombstone_age_seconds(table);
         let tombstones = now_micros.saturating_sub(age.saturating_mul(1_000_000));
         self.static_row.purge(now_seconds, tombstones);
@@ -258,7 +322,7 @@ fn write_cell(
 }
 
 impl Storage for MemoryStorage {
-    fn apply(&mut self, mutation: &Mutation, now_micros: i64) {
+    fn apply_under(&mut self, mutation: &Mutation, veil: Option<&Arc<Veil>>, now_micros: i64) {
         let position = PartitionPosition {
             token: mutation.token,
             key: mutation.key_bytes.clone(),
@@ -268,7 +332,7 @@ impl Storage for MemoryStorage {
             .map
             .entry(position)
             .or_insert_with(|| Partition::new(mutation.partition_key.clone()));
-        partition.apply(mutation, now_micros.div_euclid(1_000_000));
+        partition.apply(mutation, veil, now_micros.div_euclid(1_000_000));
         if partition.changes_since_compaction > COMPACT_AFTER.max(partition.rows.len()) {
             partition.compact(&mutation.table, now_micros);
         }

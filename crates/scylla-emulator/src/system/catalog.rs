@@ -26,9 +26,16 @@ pub(super) fn keyspaces(catalog: &Catalog) -> Vec<Row> {
     rows.collect()
 }
 
-/// Only keyspaces with a storage option of their own have a row, and there are none.
-pub(super) fn scylla_keyspaces(_catalog: &Catalog) -> Vec<Row> {
-    Vec::new()
+/// Only keyspaces with tablets have a row (or with a storage option of their own, which there are none of).
+pub(super) fn scylla_keyspaces(catalog: &Catalog) -> Vec<Row> {
+    let rows = catalog.keyspaces.values().filter_map(|keyspace| {
+        let initial = keyspace.initial_tablets()?;
+        Some(vec![
+            ("keyspace_name", text(&keyspace.name)),
+            ("initial_tablets", Value::Int(initial)),
+        ])
+    });
+    rows.collect()
 }
 
 pub(super) fn tables(catalog: &Catalog) -> Vec<Row> {

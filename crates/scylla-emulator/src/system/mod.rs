@@ -1,13 +1,14 @@
 //! The system keyspaces: what drivers, cqlsh and readers of the CDC log ask a server about itself.
 //!
 //! Invariants
-//! 1. Tables and columns are those of ScyllaDB 5.1, and `system.cdc_timestamps` and `system.cdc_streams` of later
-//!    versions, which stay empty because tables here are never split into tablets.
+//! 1. Tables and columns are those of ScyllaDB 5.1, and those that tell of tablets in later versions:
+//!    `system.cdc_timestamps`, `system.cdc_streams`, and `initial_tablets` in `system_schema.scylla_keyspaces`.
 //! 2. Everything is computed when it is read; nothing here can be stale.
 
 mod catalog;
 mod node;
 mod tables;
+mod tablets;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ impl SystemTables {
             ("system", "versions") => node::versions(),
             ("system", "clients") => node::clients(&self.clients),
             ("system", "cdc_local") => node::cdc_local(topology),
+            ("system", "cdc_timestamps") => tablets::timestamps(topology),
+            ("system", "cdc_streams") => tablets::streams(topology),
             ("system", "scylla_local") => node::scylla_local(),
             ("system_distributed", "cdc_generation_timestamps") => node::generations(topology),
             ("system_distributed", "cdc_streams_descriptions_v2") => node::streams(topology),

@@ -143,8 +143,9 @@ pub(super) fn cdc_local(topology: &Topology) -> Vec<Row> {
 
 /// `expired` stays null, as ScyllaDB leaves it.
 pub(super) fn generations(topology: &Topology) -> Vec<Row> {
-    let all = topology.generations.all();
-    let rows = all.iter().map(|generation| {
+    let (all, now_ms) = (topology.generations.all(), topology.now_ms());
+    let listed = all.iter().filter(|known| known.is_listed(now_ms));
+    let rows = listed.map(|generation| {
         vec![
             ("key", text("timestamps")),
             ("time", Value::Timestamp(generation.timestamp_ms)),
@@ -155,7 +156,8 @@ pub(super) fn generations(topology: &Topology) -> Vec<Row> {
 
 pub(super) fn streams(topology: &Topology) -> Vec<Row> {
     let mut rows = Vec::new();
-    for generation in topology.generations.all().iter() {
+    let (all, now_ms) = (topology.generations.all(), topology.now_ms());
+    for generation in all.iter().filter(|known| known.is_listed(now_ms)) {
         for vnode in &generation.vnodes {
             let streams = vnode
                 .streams

@@ -47,6 +47,11 @@ pub enum CodecError {
 pub fn encode(value: &Value) -> Bytes {
     match value {
         Value::Blob(bytes) => bytes.clone(),
+        Value::Text(text) => Bytes::copy_from_slice(text.as_bytes()),
+        Value::BigInt(n) | Value::Timestamp(n) => Bytes::copy_from_slice(&n.to_be_bytes()),
+        Value::Int(n) => Bytes::copy_from_slice(&n.to_be_bytes()),
+        Value::TinyInt(n) => Bytes::copy_from_slice(&n.to_be_bytes()),
+        Value::TimeUuid(uuid) | Value::Uuid(uuid) => Bytes::copy_from_slice(uuid.as_bytes()),
         other => {
             let mut out = Vec::new();
             encode_to_vec(other, &mut out);

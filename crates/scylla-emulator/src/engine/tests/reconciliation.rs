@@ -109,3 +109,31 @@ fn quiet_partitions_go_when_nothing_is_left_of_them() {
     assert_eq!(partitions(), 2);
     assert_eq!(db.run("SELECT pk, ck FROM t WHERE pk = 2"), "2,2");
 }
+
+#[test]
+fn a_large_partition_that_is_not_written_loses_its_expired_rows() {
+    let db = Db::new(&[
+        "CREATE TABLE t (pk int, ck int, v int, PRIMARY KEY (pk, ck)) WITH gc_grace_seconds = 0",
+    ]);
+    for ck in 0..1_000 {
+        db.ok(&format!(
+            "INSERT INTO t (pk, ck, v) VALUES (1, {ck}, 1) USING TTL {}",
+            if ck < 900 { 60 } else { 600 }
+        ));
+    }
+    let stored = || {
+        let state = db.engine.read();
+        let table = state.catalog.table("ks", "t").expect("table").id;
+        let all = state
+            .storage
+            .scan(table, Bound::Unbounded, Bound::Unbounded)
+            .map(|(_, partition)| partition.rows(Bound::Unbounded, Bound::Unbounded).count());
+        all.sum::<usize>()
+    };
+    assert_eq!(stored(), 1_000);
+    db.clock.advance(Duration::from_secs(61));
+    for _ in 0..40 {
+        db.ok("INSERT INTO t (pk, ck, v) VALUES (2, 1, 1)");
+    }
+    assert_eq!(stored(), 101);
+}

@@ -8,7 +8,12 @@ fn keyspaces_and_tables() {
     Db::new(&[]).check(&[
         ("CREATE KEYSPACE ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}", "0x2400 Keyspace ks already exists"),
         ("CREATE KEYSPACE IF NOT EXISTS ks WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}", "ok"),
-        ("CREATE KEYSPACE k9 WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1} AND tablets = {'enabled': true}", "0x2200 A keyspace with tablets is not supported by the emulator"),
+        ("CREATE KEYSPACE k9 WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1} AND tablets = {'enabled': true}", "0x2300 Tablets need the replication strategy NetworkTopologyStrategy"),
+        ("CREATE KEYSPACE k9 WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3} AND tablets = {'initial': 'x'}", "0x2300 Invalid value for tablets option initial: x"),
+        ("CREATE KEYSPACE k9 WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3} AND tablets = {'initial': 8}", "ok"),
+        ("ALTER KEYSPACE k9 WITH tablets = {'enabled': false}", "0x2200 Cannot alter replication strategy vnode/tablets flavor"),
+        ("ALTER KEYSPACE k9 WITH tablets = {'enabled': true}", "ok"),
+        ("DROP KEYSPACE k9", "ok"),
         ("CREATE KEYSPACE k2 WITH replication = {'class': 'Nope'}", "0x2300 Unable to find replication strategy class…"),
         ("CREATE KEYSPACE k2 WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 3} AND tablets = {'enabled': false} AND durable_writes = true", "ok"),
         ("USE k2", "ok"),

@@ -66,6 +66,7 @@ impl Db {
             partitioner: Arc::new(Nothing),
             cdc: Arc::new(Nothing),
             virtual_tables: Arc::new(Nothing),
+            visibility: Arc::default(),
             keyspaces: Vec::new(),
         });
         let db = Self { engine, clock };
