@@ -378,6 +378,7 @@ impl World {
             Stop::Draining(at) | Stop::Closing(at) => Some(at - relay.started),
             Stop::Finishing { next, .. } => Some(next - relay.started),
         };
+        let works = matches!(relay.stop, Stop::No | Stop::Draining(_));
         let wanted = (relay.exhausted || relay.person) && relay.replaying.is_none();
         let replay = wanted && relay.core.breaker() != State::Open;
         let due = [
@@ -385,16 +386,8 @@ impl World {
                 let now = relay.ticks(self.now);
                 due.max(now + relay.source.pause(now))
             }),
-            relay
-                .core
-                .next_due()
-                .filter(|_| relay.input.is_some())
-                .map(ticks),
-            relay
-                .keeping
-                .next_due()
-                .filter(|_| relay.input.is_some())
-                .map(ticks),
+            relay.core.next_due().filter(|_| works).map(ticks),
+            relay.keeping.next_due().filter(|_| works).map(ticks),
             stop,
             (replay && relay.stop == Stop::No).then_some(relay.not_before),
         ];

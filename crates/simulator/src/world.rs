@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -241,7 +242,12 @@ pub(crate) fn table() -> &'static Table {
 /// Runs the scenario of a seed.
 pub fn run(seed: u64, traced: bool) -> Outcome {
     let mut world = World::new(seed, traced);
-    world.run();
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        world.violated(Oracle::Panic, || text.unwrap_or_default());
+    }
     let steps = world.queued;
     Outcome {
         violation: world.violation,
