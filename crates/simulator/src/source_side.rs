@@ -642,7 +642,7 @@ impl SourceSide {
             let group = &mut self.groups[*slot];
             group.follower.completed(read, *outcome);
             if read.kind == Kind::Resume {
-                group.published = None;
+                group.recognised();
             }
         }
         let fresh = outcomes.iter().map(|(_, outcome)| outcome.fresh).sum();
