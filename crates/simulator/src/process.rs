@@ -376,7 +376,8 @@ impl World {
         let stop = match relay.stop {
             Stop::No => None,
             Stop::Draining(at) | Stop::Closing(at) => Some(at - relay.started),
-            Stop::Finishing { next, .. } => Some(next - relay.started),
+            // The answer to a save wakes by itself.
+            Stop::Finishing { next, .. } => relay.saving.is_none().then_some(next - relay.started),
         };
         let works = matches!(relay.stop, Stop::No | Stop::Draining(_));
         let wanted = (relay.exhausted || relay.person) && relay.replaying.is_none();
