@@ -83,6 +83,8 @@ pub struct Tracker {
     settled: VecDeque<Mark>,
     held: usize,
     revision: u64,
+    /// What was settled while it is not known yet what an earlier run has published.
+    meanwhile: Option<Vec<Mark>>,
 }
 
 impl Tracker {
@@ -94,7 +96,23 @@ impl Tracker {
             settled: VecDeque::new(),
             held: 0,
             revision: 0,
+            meanwhile: None,
         }
+    }
+
+    /// From now on, until [`Tracker::recognised`], what is settled is remembered by itself, too.
+    pub fn resume(&mut self) {
+        self.meanwhile = Some(Vec::new());
+    }
+
+    /// All that an earlier run has published is restored.
+    pub fn recognised(&mut self) {
+        self.meanwhile = None;
+    }
+
+    /// What was settled since [`Tracker::resume`].
+    pub fn meanwhile(&self) -> &[Mark] {
+        self.meanwhile.as_deref().unwrap_or_default()
     }
 
     /// Whether the row was registered before or lies at or before W.
@@ -137,6 +155,9 @@ impl Tracker {
     }
 
     fn add_settled(&mut self, mark: Mark) {
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile.push(mark);
+        }
         if self.settled.back().is_none_or(|last| *last < mark) {
             self.settled.push_back(mark);
         } else if let Err(at) = self.settled.binary_search(&mark) {

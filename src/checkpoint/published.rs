@@ -66,6 +66,26 @@ impl Published {
         }
     }
 
+    /// The same after `tracker` has handed on more rows, and knows what was settled meanwhile.
+    #[must_use]
+    pub fn and(mut self, tracker: &Tracker) -> Self {
+        let handed_on = tracker.unsettled().map(Mark::from);
+        for mark in handed_on.take_while(|mark| mark.micros <= self.upto) {
+            if !self.unsettled.contains(&mark.hash) {
+                self.unsettled.push(mark.hash);
+            }
+        }
+        for mark in tracker.meanwhile() {
+            if mark.micros > self.upto {
+                self.recent.push(*mark);
+            } else {
+                self.summary.add(mark.hash);
+                self.unsettled.retain(|hash| *hash != mark.hash);
+            }
+        }
+        self
+    }
+
     /// How many rows above W are published.
     pub fn rows(&self) -> u64 {
         self.summary.count() + self.recent.len() as u64

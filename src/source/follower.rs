@@ -352,7 +352,7 @@ impl Follower {
     fn resize(&mut self, rows: usize) {
         if rows > self.settings.target_rows {
             self.window = (self.window / 2).max(1);
-        } else if rows < self.settings.target_rows / 4 {
+        } else if rows <= self.settings.target_rows / 4 {
             self.window = (self.window * 2).min(LONGEST_WINDOW);
         }
     }

@@ -111,6 +111,9 @@ impl<I> Group<I> {
         let mut tracker = Tracker::new(watermark);
         tracker.restore(published.recent.iter().copied());
         shared.tracked.fetch_add(tracker.len(), Ordering::Relaxed);
+        if published.upto > watermark {
+            tracker.resume();
+        }
         let saved = checkpoint.map(|_| Saved {
             watermark,
             revision: tracker.revision(),
@@ -186,6 +189,12 @@ impl<I> Group<I> {
         };
     }
 
+    /// All that an earlier run has published is recognised.
+    pub fn recognised(&mut self) {
+        self.published = None;
+        self.tracker.lock().recognised();
+    }
+
     /// Up to where a sweep may compare the log with the windows that are saved.
     pub fn sweepable(&self) -> i64 {
         let unsaved = self.closed_windows.first();
@@ -211,10 +220,6 @@ impl<I> Group<I> {
         idle_interval: i64,
         last: bool,
     ) -> Option<(GroupCheckpoint, Saved)> {
-        if self.published.is_some() {
-            // What is saved is still all that is known.
-            return None;
-        }
         let tracker = self.tracker.lock();
         let state = Saved {
             watermark: self.follower.watermark(),
@@ -231,13 +236,13 @@ impl<I> Group<I> {
                 return None;
             }
         }
-        let published = Published::of(
-            &tracker,
-            state.watermark,
-            self.window,
-            now,
-            self.follower.read_once(),
-        );
+        let published = if let Some(published) = &self.published {
+            // Of what an earlier run has published, what is saved is still all that is known.
+            Published::clone(published).and(&tracker)
+        } else {
+            let seen = self.follower.read_once();
+            Published::of(&tracker, state.watermark, self.window, now, seen)
+        };
         let checkpoint = GroupCheckpoint {
             key: self.key.clone(),
             watermark: state.watermark,

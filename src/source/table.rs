@@ -475,7 +475,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             let group = &mut self.groups[*slot as usize];
             group.follower.completed(read, *outcome);
             if read.kind == Kind::Resume {
-                group.published = None;
+                group.recognised();
             }
             if read.kind == Kind::Stragglers {
                 let done = group.stragglers.lock().forget_waiting();

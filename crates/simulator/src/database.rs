@@ -17,75 +17,75 @@ use crate::source_side::Form;
 use crate::wire::Answer;
 
 /// A stream: generation, group and stream by their indexes.
-pub type StreamKey = [u8; 3];
+pub(crate) type StreamKey = [u8; 3];
 
 /// The id of a stream.
-pub fn stream_id(key: StreamKey) -> StreamID {
+pub(crate) fn stream_id(key: StreamKey) -> StreamID {
     StreamID::new(key.to_vec())
 }
 
 /// One row of the log.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub(crate) struct Row {
     /// The event that it says.
-    pub event: usize,
+    pub(crate) event: usize,
     /// Its stream.
-    pub stream: StreamKey,
+    pub(crate) stream: StreamKey,
     /// Its place there.
-    pub position: Position,
+    pub(crate) position: Position,
     /// Not seen by reads that end before.
-    pub begun: i64,
+    pub(crate) begun: i64,
     /// Seen by all reads that begin at this time or later.
-    pub visible: i64,
+    pub(crate) visible: i64,
     /// Not seen from then on.
-    pub gone: i64,
+    pub(crate) gone: i64,
     /// Number of the write; rows of one write are seen together.
-    pub write: usize,
+    pub(crate) write: usize,
     /// Whether it is the last one of its write.
-    pub last: bool,
+    pub(crate) last: bool,
     /// What it holds: id (none if it is broken), key, payload.
-    pub values: [Option<String>; 3],
+    pub(crate) values: [Option<String>; 3],
 }
 
 /// A checkpoint on its way to the table.
 #[derive(Debug, Clone)]
-pub struct Save {
+pub(crate) struct Save {
     /// The group.
-    pub key: GroupKey,
+    pub(crate) key: GroupKey,
     /// What is stored.
-    pub form: Form,
+    pub(crate) form: Form,
     /// Its timestamp.
-    pub timestamp: i64,
+    pub(crate) timestamp: i64,
     /// For the oracles: rows above W that the source knew to be settled.
-    pub settled: Vec<(StreamKey, Position)>,
+    pub(crate) settled: Vec<(StreamKey, Position)>,
 }
 
 /// A dead letter in the table.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub(crate) struct Kept {
     /// What it says.
-    pub letter: DeadLetter,
+    pub(crate) letter: DeadLetter,
     stamp: i64,
 }
 
 /// All tables.
 #[derive(Debug, Default)]
-pub struct Database {
+pub(crate) struct Database {
     /// All rows that were ever written.
-    pub rows: Vec<Row>,
+    pub(crate) rows: Vec<Row>,
     /// Rows by stream and place.
-    pub log: BTreeMap<(StreamKey, Position), usize>,
+    pub(crate) log: BTreeMap<(StreamKey, Position), usize>,
     /// Stored checkpoints.
-    pub checkpoints: BTreeMap<GroupKey, Save>,
+    pub(crate) checkpoints: BTreeMap<GroupKey, Save>,
     /// Dead letters by key and place.
-    pub letters: BTreeMap<(Bytes, Place), Kept>,
+    pub(crate) letters: BTreeMap<(Bytes, Place), Kept>,
     removed: BTreeMap<(Bytes, Place), i64>,
     streams: BTreeMap<StreamID, StreamKey>,
 }
 
 impl Database {
     /// Empty tables, whose log has these streams.
-    pub fn new(streams: impl Iterator<Item = StreamKey>) -> Self {
+    pub(crate) fn new(streams: impl Iterator<Item = StreamKey>) -> Self {
         Self {
             streams: streams.map(|stream| (stream_id(stream), stream)).collect(),
             ..Self::default()
@@ -93,7 +93,7 @@ impl Database {
     }
 
     /// Adds a row.
-    pub fn insert(&mut self, row: Row) -> usize {
+    pub(crate) fn insert(&mut self, row: Row) -> usize {
         let number = self.rows.len();
         self.log.insert((row.stream, row.position), number);
         self.rows.push(row);
@@ -102,8 +102,8 @@ impl Database {
 
     /// The page that a read which began at `began` and ends at `now` gets.
     #[expect(clippy::too_many_arguments, reason = "a read is what it is")]
-    pub fn page(
-        &self,
+    pub(crate) fn page(
+        &mut self,
         streams: &[StreamKey],
         range: Range,
         after: Option<(u16, Position)>,
@@ -153,6 +153,8 @@ impl Database {
             }
         }
         let full = rows.len() >= most;
+        // What a quorum has answered once it answers always: a read that finds a difference mends it.
+        let shown: Vec<usize> = rows.iter().map(|(_, row)| row.write).collect();
         let last = rows.last().map(|(stream, row)| (*stream, row.position));
         let next = last.filter(|_| full);
         if keys {
@@ -160,7 +162,9 @@ impl Database {
                 stream,
                 position: row.position,
             };
-            return Answer::Keys(rows.into_iter().map(key).collect(), next);
+            let answer = Answer::Keys(rows.into_iter().map(key).collect(), next);
+            self.show(&shown, now);
+            return answer;
         }
         let row = |(stream, row): (u16, &Row)| LogRow {
             stream,
@@ -175,11 +179,23 @@ impl Database {
                 )
                 .collect(),
         };
-        Answer::Rows(rows.into_iter().map(row).collect(), next)
+        let answer = Answer::Rows(rows.into_iter().map(row).collect(), next);
+        self.show(&shown, now);
+        answer
+    }
+
+    /// These writes are seen from now on.
+    fn show(&mut self, writes: &[usize], now: i64) {
+        for write in writes {
+            let rows = self.rows[*write..].iter_mut();
+            for row in rows.take_while(|row| row.write == *write) {
+                row.visible = row.visible.min(now);
+            }
+        }
     }
 
     /// Stores a checkpoint, unless a later one is stored; says whether it did.
-    pub fn save(&mut self, save: Save) -> bool {
+    pub(crate) fn save(&mut self, save: Save) -> bool {
         let stored = self.checkpoints.get(&save.key);
         if stored.is_some_and(|stored| stored.timestamp > save.timestamp) {
             return false;
@@ -190,7 +206,7 @@ impl Database {
 
     /// Writes a dead letter, as the relay's statement does: why an event is here is never
     /// overwritten by one that is only parked.
-    pub fn put(&mut self, letter: &DeadLetter) {
+    pub(crate) fn put(&mut self, letter: &DeadLetter) {
         let at = (letter.key.clone(), letter.place.clone());
         if self
             .removed
@@ -213,7 +229,7 @@ impl Database {
     }
 
     /// Removes a dead letter.
-    pub fn remove(&mut self, letter: &DeadLetter, stamp: i64) {
+    pub(crate) fn remove(&mut self, letter: &DeadLetter, stamp: i64) {
         let at = (letter.key.clone(), letter.place.clone());
         if self.letters.get(&at).is_some_and(|kept| kept.stamp < stamp) {
             self.letters.remove(&at);
@@ -223,7 +239,7 @@ impl Database {
     }
 
     /// Changes why a dead letter is here.
-    pub fn failed_again(&mut self, changed: &DeadLetter, stamp: i64) {
+    pub(crate) fn failed_again(&mut self, changed: &DeadLetter, stamp: i64) {
         let at = (changed.key.clone(), changed.place.clone());
         if let Some(kept) = self.letters.get_mut(&at)
             && kept.stamp < stamp
@@ -236,13 +252,13 @@ impl Database {
     }
 
     /// The dead letters of a key, in their order.
-    pub fn letters_of(&self, key: &Bytes) -> Vec<DeadLetter> {
+    pub(crate) fn letters_of(&self, key: &Bytes) -> Vec<DeadLetter> {
         let of = self.letters.iter().filter(|((of, _), _)| of == key);
         of.map(|(_, kept)| kept.letter.clone()).collect()
     }
 
     /// The row of a place.
-    pub fn row_at(&self, place: &Place) -> Option<usize> {
+    pub(crate) fn row_at(&self, place: &Place) -> Option<usize> {
         let stream = self.streams.get(&place.stream)?;
         self.log.get(&(*stream, place.position)).copied()
     }

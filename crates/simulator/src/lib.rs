@@ -7,14 +7,14 @@
 //! is simulated and what is not.
 
 mod broker;
-pub mod database;
+mod database;
 pub mod oracle;
 mod process;
 mod random;
 mod replayer;
 mod scenario;
 mod source_side;
-pub mod trace;
+mod trace;
 mod wire;
 mod world;
 mod writers;

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::database::Save;
 use crate::oracle::Oracle;
 use crate::replayer::{Replayer, Stamps, Stopped, Summary, TABLE};
-use crate::scenario::{SECOND, START};
+use crate::scenario::SECOND;
 use crate::source_side::SourceSide;
 use crate::wire::{Answer, Request, Wire};
 use crate::world::{Event, Pending, Stage, World, table};
@@ -208,7 +208,8 @@ impl World {
     fn forgive(&mut self) {
         for event in 0..self.events.len() {
             let said = &self.events[event];
-            let again = said.sent && !said.rows.iter().all(|row| self.is_covered(*row));
+            let handed_on = said.sent || said.letters > 0;
+            let again = handed_on && !said.rows.iter().all(|row| self.is_covered(*row));
             let replayed = self.replayed.contains(&event) && said.letters > 0;
             self.events[event].allowance += u32::from(again) + u32::from(replayed);
         }
@@ -244,9 +245,8 @@ impl World {
         for said in &mut self.events {
             said.attempts = 0;
             // What the process remembered of it is gone.
-            if said.rows.len() > 1 && said.sent {
-                said.allowance += 1;
-            }
+            said.forgotten |= said.sent || said.letters > 0;
+            said.allowance += u32::from(said.rows.len() > 1);
         }
         let most = if self.random.chance(200) {
             5 * SECOND
@@ -376,8 +376,10 @@ impl World {
         let stop = match relay.stop {
             Stop::No => None,
             Stop::Draining(at) | Stop::Closing(at) => Some(at - relay.started),
-            Stop::Finishing { next, .. } => Some(next - relay.started),
+            // The answer to a save wakes by itself.
+            Stop::Finishing { next, .. } => relay.saving.is_none().then_some(next - relay.started),
         };
+        let works = matches!(relay.stop, Stop::No | Stop::Draining(_));
         let wanted = (relay.exhausted || relay.person) && relay.replaying.is_none();
         let replay = wanted && relay.core.breaker() != State::Open;
         let due = [
@@ -385,16 +387,8 @@ impl World {
                 let now = relay.ticks(self.now);
                 due.max(now + relay.source.pause(now))
             }),
-            relay
-                .core
-                .next_due()
-                .filter(|_| relay.input.is_some())
-                .map(ticks),
-            relay
-                .keeping
-                .next_due()
-                .filter(|_| relay.input.is_some())
-                .map(ticks),
+            relay.core.next_due().filter(|_| works).map(ticks),
+            relay.keeping.next_due().filter(|_| works).map(ticks),
             stop,
             (replay && relay.stop == Stop::No).then_some(relay.not_before),
         ];
@@ -750,7 +744,7 @@ impl World {
         let away = self.now < self.database_away;
         let is_read = matches!(
             request,
-            Request::Page { .. } | Request::LetterKeys | Request::LettersOf(_) | Request::Letter(_)
+            Request::Page { .. } | Request::LetterKeys | Request::LettersOf(_)
         );
         let expired = !is_read && self.publish_until.is_some_and(|until| self.now >= until);
         if away || expired {
@@ -841,11 +835,6 @@ impl World {
                 Answer::LetterKeys(keys)
             }
             Request::LettersOf(key) => Answer::Letters(self.database.letters_of(&key)),
-            Request::Letter(letter) => {
-                let at = (letter.key, letter.place);
-                let kept = self.database.letters.get(&at);
-                Answer::Letters(kept.map(|kept| kept.letter.clone()).into_iter().collect())
-            }
             Request::Sleep(_) => Answer::Done,
         }
     }
@@ -970,5 +959,3 @@ impl World {
         }
     }
 }
-
-const _: () = assert!(START > 0);

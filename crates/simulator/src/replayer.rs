@@ -19,26 +19,26 @@ use tokio::sync::watch;
 use crate::wire::{Answer, Request, Wire};
 
 /// The only outbox.
-pub const TABLE: TableId = TableId(0);
+pub(crate) const TABLE: TableId = TableId(0);
 
 const QUIET_PAUSE: i64 = 20_000;
 const REMOVE_PAUSE: i64 = 200_000;
 
 /// Timestamps of writes: never twice the same, never below the relay's clock.
 #[derive(Debug, Default)]
-pub struct Stamps {
+pub(crate) struct Stamps {
     clock: AtomicI64,
     last: AtomicI64,
 }
 
 impl Stamps {
     /// The relay's clock shows this now.
-    pub fn set(&self, clock: i64) {
+    pub(crate) fn set(&self, clock: i64) {
         self.clock.store(clock, Ordering::Relaxed);
     }
 
     /// A timestamp after `last`.
-    pub fn next(&self, last: i64) -> i64 {
+    pub(crate) fn next(&self, last: i64) -> i64 {
         let now = self.clock.load(Ordering::Relaxed).max(last + 1);
         let stamp = now.max(self.last.load(Ordering::Relaxed) + 1);
         self.last.store(stamp, Ordering::Relaxed);
@@ -48,28 +48,28 @@ impl Stamps {
 
 /// Nothing more is to be done: the relay stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stopped;
+pub(crate) struct Stopped;
 
 /// What a replay did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Whether something has failed or was put off, so that another one may help.
-    pub left: bool,
+    pub(crate) left: bool,
 }
 
 /// Replays and discards.
 #[derive(Debug, Clone)]
-pub struct Replayer {
+pub(crate) struct Replayer {
     /// The way to the table.
-    pub wire: Arc<Wire>,
+    pub(crate) wire: Arc<Wire>,
     /// The pipeline.
-    pub handle: Handle,
+    pub(crate) handle: Handle,
     /// Who asked.
-    pub asked: Asked,
+    pub(crate) asked: Asked,
     /// The stop of the relay.
-    pub phase: watch::Receiver<Phase>,
+    pub(crate) phase: watch::Receiver<Phase>,
     /// Timestamps.
-    pub stamps: Arc<Stamps>,
+    pub(crate) stamps: Arc<Stamps>,
 }
 
 #[derive(Debug, Default)]
@@ -108,7 +108,7 @@ impl Replayer {
     }
 
     /// Replays all that is meant; a person then discards what cannot be published.
-    pub async fn carry_out(self) -> Result<Summary, Stopped> {
+    pub(crate) async fn carry_out(self) -> Result<Summary, Stopped> {
         let mut summary = Summary::default();
         for key in self.keys().await? {
             let letters = self.letters(&key).await?;

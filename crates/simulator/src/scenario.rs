@@ -9,100 +9,100 @@ use outbox_relay::source::follower::Settings;
 use crate::random::Random;
 
 /// Microseconds of a second.
-pub const SECOND: i64 = 1_000_000;
+pub(crate) const SECOND: i64 = 1_000_000;
 /// The simulated time at which a run begins, microseconds since the Unix epoch.
-pub const START: i64 = 1_700_000_000 * SECOND;
+pub(crate) const START: i64 = 1_700_000_000 * SECOND;
 
 /// How often what goes wrong, in thousandths unless it says otherwise. Zero is never.
 #[derive(Debug, Clone, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// Reads of the log that fail.
-    pub read_error: u32,
+    pub(crate) read_error: u32,
     /// Pages that are not of one moment: each row that is being written is there or not.
-    pub torn_pages: bool,
+    pub(crate) torn_pages: bool,
     /// Writes whose answer the writer never gets, and that appear late or never. It writes again.
-    pub ghosts: u32,
+    pub(crate) ghosts: u32,
     /// Writes that several events share, as one batch.
-    pub batches: u32,
+    pub(crate) batches: u32,
     /// Writers that do not wait for an answer.
-    pub hasty_keys: u32,
+    pub(crate) hasty_keys: u32,
     /// Times are whole milliseconds, so that many are equal.
-    pub coarse_times: bool,
+    pub(crate) coarse_times: bool,
     /// How far the clocks of writers differ, microseconds.
-    pub skew: i64,
+    pub(crate) skew: i64,
     /// Attempts that fail and pass by themselves.
-    pub transient: u32,
+    pub(crate) transient: u32,
     /// Attempts whose record is appended and whose answer is lost.
-    pub lost_answer: u32,
+    pub(crate) lost_answer: u32,
     /// Attempts that end the producer.
-    pub fatal: u32,
+    pub(crate) fatal: u32,
     /// Sends for which the producer's queue has no room.
-    pub queue_full: u32,
+    pub(crate) queue_full: u32,
     /// Events that Kafka refuses.
-    pub poison: u32,
+    pub(crate) poison: u32,
     /// Rows that cannot be made a record.
-    pub broken: u32,
+    pub(crate) broken: u32,
     /// Writes of dead letters that fail, or seem to.
-    pub letter_error: u32,
+    pub(crate) letter_error: u32,
     /// Writes of checkpoints that fail, or seem to.
-    pub save_error: u32,
+    pub(crate) save_error: u32,
     /// Times at which all brokers are away for a while.
-    pub broker_outages: usize,
+    pub(crate) broker_outages: usize,
     /// Times at which the database is away for a while.
-    pub database_outages: usize,
+    pub(crate) database_outages: usize,
     /// Crashes.
-    pub crashes: usize,
+    pub(crate) crashes: usize,
     /// Clean stops.
-    pub stops: usize,
+    pub(crate) stops: usize,
     /// Jumps of the relay's clock.
-    pub clock_jumps: usize,
+    pub(crate) clock_jumps: usize,
     /// The claim on the relay's name is not renewed for a while, so many times.
-    pub lost_claims: usize,
+    pub(crate) lost_claims: usize,
     /// How long the log keeps a row, microseconds; zero is for ever.
-    pub ttl: i64,
+    pub(crate) ttl: i64,
 }
 
 /// What one seed simulates.
 #[derive(Debug, Clone)]
-pub struct Scenario {
+pub(crate) struct Scenario {
     /// Keys, each with a writer of its own.
-    pub keys: usize,
+    pub(crate) keys: usize,
     /// Writes of all keys together.
-    pub writes: usize,
+    pub(crate) writes: usize,
     /// For how long is written, microseconds.
-    pub length: i64,
+    pub(crate) length: i64,
     /// Times at which generations of streams begin, milliseconds since the Unix epoch.
-    pub generations: Vec<i64>,
+    pub(crate) generations: Vec<i64>,
     /// The last tokens of each generation's stream groups, in order.
-    pub rings: Vec<Vec<i64>>,
+    pub(crate) rings: Vec<Vec<i64>>,
     /// Streams of a group.
-    pub streams: usize,
+    pub(crate) streams: usize,
     /// Rows of a page.
-    pub page_rows: usize,
+    pub(crate) page_rows: usize,
     /// How the log is followed.
-    pub follow: config::Follow,
+    pub(crate) follow: config::Follow,
     /// The same, as groups take it.
-    pub settings: Settings,
+    pub(crate) settings: Settings,
     /// Pause between two looks for generations, microseconds.
-    pub look: i64,
+    pub(crate) look: i64,
     /// Pause between two saves, microseconds.
-    pub save: i64,
+    pub(crate) save: i64,
     /// `checkpoint.idle_interval`, microseconds.
-    pub idle_save: i64,
+    pub(crate) idle_save: i64,
     /// `shutdown.drain_timeout`, microseconds.
-    pub drain: i64,
+    pub(crate) drain: i64,
     /// Attempts and their pauses.
-    pub retry: config::Retry,
+    pub(crate) retry: config::Retry,
     /// The breaker.
-    pub breaker: config::Breaker,
+    pub(crate) breaker: config::Breaker,
     /// Dead letters.
-    pub dead_letters: config::DeadLetters,
+    pub(crate) dead_letters: config::DeadLetters,
     /// Bounds on what is in flight.
-    pub limits: config::Limits,
+    pub(crate) limits: config::Limits,
     /// Whether a person mends what Kafka refuses and replays it, at the end.
-    pub mended: bool,
+    pub(crate) mended: bool,
     /// What goes wrong.
-    pub faults: Faults,
+    pub(crate) faults: Faults,
 }
 
 fn count(n: usize) -> NonZeroUsize {
@@ -115,7 +115,7 @@ fn number(n: usize) -> NonZeroU32 {
 
 impl Scenario {
     /// The scenario of a seed.
-    pub fn new(random: &mut Random) -> Self {
+    pub(crate) fn new(random: &mut Random) -> Self {
         let length = random.range(4, 14) * SECOND;
         let late_window = random.range(8, 12) * SECOND;
         let follow = follow(random, late_window);
@@ -244,7 +244,7 @@ fn faults(random: &mut Random, late_window: i64) -> Faults {
 
 impl Scenario {
     /// The streams of all generations.
-    pub fn stream_keys(&self) -> impl Iterator<Item = [u8; 3]> + '_ {
+    pub(crate) fn stream_keys(&self) -> impl Iterator<Item = [u8; 3]> + '_ {
         let streams = self.streams as u8;
         let groups = (0_u8..).zip(&self.rings);
         groups
@@ -253,14 +253,14 @@ impl Scenario {
     }
 
     /// The group of a generation that holds a token.
-    pub fn group_of(&self, generation: usize, token: i64) -> u8 {
+    pub(crate) fn group_of(&self, generation: usize, token: i64) -> u8 {
         let ring = &self.rings[generation];
         let at = ring.partition_point(|end| *end < token);
         (at % ring.len()) as u8
     }
 
     /// Groups of all generations.
-    pub fn groups(&self) -> usize {
+    pub(crate) fn groups(&self) -> usize {
         self.rings.iter().map(Vec::len).sum()
     }
 }

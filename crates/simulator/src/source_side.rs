@@ -41,13 +41,13 @@ const RECHECK: i64 = 50_000;
 
 /// A checkpoint as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Form {
+pub(crate) struct Form {
     /// W.
-    pub watermark: i64,
+    pub(crate) watermark: i64,
     /// The rows above it, in their stored form.
-    pub published: Vec<u8>,
+    pub(crate) published: Vec<u8>,
     /// Whether the group has come to its end.
-    pub closed: bool,
+    pub(crate) closed: bool,
 }
 
 impl Form {
@@ -183,10 +183,10 @@ struct Bundle {
 type Reading = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// What a read did, for the trace.
-pub type Said = String;
+pub(crate) type Said = String;
 
 /// The source of the one table.
-pub struct SourceSide {
+pub(crate) struct SourceSide {
     shared: Arc<Shared>,
     settings: Settings,
     idle_save: i64,
@@ -220,7 +220,7 @@ impl std::fmt::Debug for SourceSide {
 
 impl SourceSide {
     /// A source that begins with what is stored.
-    pub fn new(
+    pub(crate) fn new(
         scenario: &Arc<Scenario>,
         wire: &Arc<Wire>,
         clock: &Arc<Clock>,
@@ -282,12 +282,12 @@ impl SourceSide {
     }
 
     /// What was worth a line since the last time.
-    pub fn said(&mut self) -> Vec<Said> {
+    pub(crate) fn said(&mut self) -> Vec<Said> {
         self.said.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// These generations are listed (milliseconds).
-    pub fn looked(&mut self, listed: &[i64], start: i64, now: Moment) {
+    pub(crate) fn looked(&mut self, listed: &[i64], start: i64, now: Moment) {
         let stored = &self.stored;
         let open = |generation: i64| {
             let mut of = stored
@@ -392,7 +392,7 @@ impl SourceSide {
     }
 
     /// Does everything that can be done now; says whether anything was.
-    pub fn progress(&mut self, now: Moment) -> bool {
+    pub(crate) fn progress(&mut self, now: Moment) -> bool {
         let mut any = self.settle(now);
         if *self.shared.phase.borrow() == Phase::Running {
             any |= self.start_reads(now);
@@ -578,6 +578,12 @@ impl SourceSide {
             done.read.upto.map(crate::trace::time).unwrap_or_default(),
             crate::trace::time(done.read.started.wall),
         ));
+        let untold = self.shared.metrics.unreconciled.get();
+        if done.read.kind == Kind::Resume && untold > 0 {
+            said.push(format!(
+                "of {untold} rows so far it cannot be told whether they are published"
+            ));
+        }
     }
 
     fn done(&mut self, done: Done, now: Moment) {
@@ -636,7 +642,7 @@ impl SourceSide {
             let group = &mut self.groups[*slot];
             group.follower.completed(read, *outcome);
             if read.kind == Kind::Resume {
-                group.published = None;
+                group.recognised();
             }
         }
         let fresh = outcomes.iter().map(|(_, outcome)| outcome.fresh).sum();
@@ -698,7 +704,7 @@ impl SourceSide {
     }
 
     /// When a group is to be looked at again, in ticks.
-    pub fn next_due(&self) -> Option<i64> {
+    pub(crate) fn next_due(&self) -> Option<i64> {
         if *self.shared.phase.borrow() > Phase::Running {
             return None;
         }
@@ -708,12 +714,12 @@ impl SourceSide {
     }
 
     /// How long polls have to wait for others, in microseconds.
-    pub fn pause(&self, now: i64) -> i64 {
+    pub(crate) fn pause(&self, now: i64) -> i64 {
         self.pace.wait(now)
     }
 
     /// What is to be saved now, unless a save is under way.
-    pub fn save(&mut self, now: Moment, system: i64, last: bool) -> Option<Request> {
+    pub(crate) fn save(&mut self, now: Moment, system: i64, last: bool) -> Option<Request> {
         if self.saving.is_some() {
             return None;
         }
@@ -745,7 +751,7 @@ impl SourceSide {
     }
 
     /// The save has ended.
-    pub fn saved(&mut self, saves: &[Save], ok: bool) {
+    pub(crate) fn saved(&mut self, saves: &[Save], ok: bool) {
         let states = self.saving.take().unwrap_or_default();
         if !ok {
             return;
@@ -760,12 +766,12 @@ impl SourceSide {
     }
 
     /// Ends all reads: the source stops.
-    pub fn end_reads(&mut self) {
+    pub(crate) fn end_reads(&mut self) {
         self.reads.clear();
     }
 
     /// Whether every row up to this microsecond is behind the watermark of its group.
-    pub fn has_passed(&self, micros: i64, generations: usize) -> bool {
+    pub(crate) fn has_passed(&self, micros: i64, generations: usize) -> bool {
         let newest = self
             .names
             .iter()
@@ -776,13 +782,13 @@ impl SourceSide {
     }
 
     /// The oldest watermark of an open group.
-    pub fn oldest(&self) -> Option<i64> {
+    pub(crate) fn oldest(&self) -> Option<i64> {
         let open = self.groups.iter().filter(|group| !group.closed);
         open.map(|group| group.follower.watermark()).min()
     }
 
     /// Rows that the trackers hold, and how many they may hold at most by their own rules.
-    pub fn tracked(&self) -> usize {
+    pub(crate) fn tracked(&self) -> usize {
         let lens = self.groups.iter().map(|group| group.tracker.lock().len());
         lens.sum()
     }

@@ -17,7 +17,7 @@ use crate::database::{Save, StreamKey};
 
 /// What is asked.
 #[derive(Debug, Clone)]
-pub enum Request {
+pub(crate) enum Request {
     /// A page of the log.
     Page {
         /// The streams, in the order of the answer.
@@ -37,8 +37,6 @@ pub enum Request {
     LetterKeys,
     /// The dead letters of a key, in their order.
     LettersOf(Bytes),
-    /// One dead letter.
-    Letter(DeadLetter),
     /// Removes a dead letter, with this timestamp.
     Remove(DeadLetter, i64),
     /// A replay has failed again.
@@ -49,7 +47,7 @@ pub enum Request {
 
 /// What is answered.
 #[derive(Debug, Clone)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Rows, and where the next page begins.
     Rows(Vec<LogRow>, Option<(u16, Position)>),
     /// Keys of rows, and where the next page begins.
@@ -73,7 +71,7 @@ struct Inner {
 
 /// The way to the world and back.
 #[derive(Debug, Default)]
-pub struct Wire(Mutex<Inner>);
+pub(crate) struct Wire(Mutex<Inner>);
 
 impl Wire {
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -81,7 +79,7 @@ impl Wire {
     }
 
     /// Asks; gives back the number of the request.
-    pub fn ask(&self, request: Request) -> u64 {
+    pub(crate) fn ask(&self, request: Request) -> u64 {
         let mut inner = self.inner();
         let number = inner.next;
         inner.next += 1;
@@ -90,7 +88,7 @@ impl Wire {
     }
 
     /// Asks and waits for the answer.
-    pub async fn call(&self, request: Request) -> Answer {
+    pub(crate) async fn call(&self, request: Request) -> Answer {
         let number = self.ask(request);
         std::future::poll_fn(|_| match self.inner().answers.remove(&number) {
             Some(answer) => Poll::Ready(answer),
@@ -100,12 +98,12 @@ impl Wire {
     }
 
     /// What was asked since the last time.
-    pub fn take_asked(&self) -> Vec<(u64, Request)> {
+    pub(crate) fn take_asked(&self) -> Vec<(u64, Request)> {
         std::mem::take(&mut self.inner().asked)
     }
 
     /// Answers a request of [`Wire::call`].
-    pub fn answer(&self, number: u64, answer: Answer) {
+    pub(crate) fn answer(&self, number: u64, answer: Answer) {
         self.inner().answers.insert(number, answer);
     }
 }

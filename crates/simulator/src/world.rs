@@ -6,12 +6,14 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use outbox_relay::config::{
     Columns, OnPermanent, Outbox, StandardHeaders, TableName, TopicPart, TopicTemplate, ValueFormat,
 };
+use outbox_relay::dead_letters::Reason;
 use outbox_relay::decode::Decoder;
 use outbox_relay::event::ChangeColumns;
 use rdkafka::error::RDKafkaErrorCode as Code;
@@ -240,7 +242,12 @@ pub(crate) fn table() -> &'static Table {
 /// Runs the scenario of a seed.
 pub fn run(seed: u64, traced: bool) -> Outcome {
     let mut world = World::new(seed, traced);
-    world.run();
+    let ended = catch_unwind(AssertUnwindSafe(|| world.run()));
+    if let Err(panic) = ended {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        world.violated(Oracle::Panic, || text.unwrap_or_default());
+    }
     let steps = world.queued;
     Outcome {
         violation: world.violation,
@@ -454,7 +461,9 @@ impl World {
         match self.stage {
             Stage::Trouble | Stage::Over => {}
             Stage::Healed => {
-                if self.scenario.mended && !self.person_asked && self.is_published_or_kept() {
+                let idle = self.relay.as_ref().is_some_and(|relay| relay.is_idle());
+                let letters = !self.database.letters.is_empty();
+                if self.scenario.mended && letters && idle && self.is_published_or_kept() {
                     self.person_asked = true;
                     self.ask_person();
                 } else if self.caught_up() {
@@ -521,8 +530,7 @@ impl World {
             if letter.parks && !letter.reason.is_replayed_by_itself() {
                 stuck.insert(key);
             }
-            let waits = !letter.reason.is_replayed_by_itself() || stuck.contains(key);
-            if !waits {
+            if letter.reason == Reason::Exhausted && !stuck.contains(key) {
                 return false;
             }
         }

@@ -40,6 +40,8 @@ pub(crate) struct Said {
     pub(crate) discarded: bool,
     /// It was handed to a producer.
     pub(crate) sent: bool,
+    /// A process that ended had handed it on.
+    pub(crate) forgotten: bool,
     /// Attempts of this life that failed and counted, since the last outcome.
     pub(crate) attempts: u32,
 }
@@ -136,6 +138,7 @@ impl World {
                 letters: 0,
                 discarded: false,
                 sent: false,
+                forgotten: false,
                 attempts: 0,
             };
             self.by_payload
@@ -148,7 +151,7 @@ impl World {
             return self.write_unanswered(key, written);
         }
         let delay = self.acknowledgement();
-        self.insert(key, &written, self.now + delay);
+        self.insert(key, &written, self.now, self.now + delay);
         self.next_write(key, delay);
     }
 
@@ -183,7 +186,13 @@ impl World {
         if self.random.chance(700) {
             let latest = self.scenario.settings.late_window * 6 / 10;
             let late = self.random.range(1_000, latest);
-            self.insert(key, &written, self.now + late);
+            // Sometimes one replica has it at once.
+            let begun = if self.random.chance(300) {
+                self.now
+            } else {
+                (self.now + late - self.random.range(0, 20_000)).max(self.now)
+            };
+            self.insert(key, &written, begun, self.now + late);
         }
         self.writers[key].unanswered += 1;
         self.after(timeout, Event::WriteAgain(key, written));
@@ -192,7 +201,7 @@ impl World {
     pub(crate) fn write_again(&mut self, key: usize, written: &[usize]) {
         self.writers[key].unanswered -= 1;
         let delay = self.acknowledgement();
-        self.insert(key, written, self.now + delay);
+        self.insert(key, written, self.now, self.now + delay);
         self.next_write(key, delay);
     }
 
@@ -211,7 +220,7 @@ impl World {
         micros
     }
 
-    fn insert(&mut self, key: usize, written: &[usize], visible: i64) {
+    fn insert(&mut self, key: usize, written: &[usize], begun: i64, visible: i64) {
         let micros = self.timestamp(key);
         let ticks = UUID_EPOCH_OFFSET + micros as u64 * 10 + self.random.below(10) as u64;
         let time = timeuuid(ticks, self.random.next().to_be_bytes());
@@ -230,7 +239,7 @@ impl World {
                 event: *event,
                 stream,
                 position: Position { time, seq },
-                begun: self.now,
+                begun,
                 visible,
                 gone: i64::MAX,
                 write,
@@ -246,7 +255,8 @@ impl World {
             said.rows.push(number);
             said.visible = said.visible.min(visible);
             // The same event twice: recognised by what the process remembers.
-            if said.rows.len() > 1 && !self.is_recognised(*event) {
+            let again = said.rows.len() > 1;
+            if again && (said.forgotten || !self.is_recognised(*event)) {
                 self.events[*event].allowance += 1;
             }
         }
