@@ -18,6 +18,7 @@
 mod support;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use support::{kafka, unique};
 use tokio::task::JoinSet;
 
 const WRITERS: usize = 32;
+const WARM_UP: Duration = Duration::from_secs(10);
 const NODES: u16 = 3;
 const VNODES: u16 = 256;
 
@@ -143,23 +145,24 @@ follow: {{ {wake_up}{follow} }}
     let outbox = outbox.build(&session, &table).await?;
     let collector = Collector::start(&broker.bootstrap, std::slice::from_ref(&topic))?;
 
-    // The first seconds are not measured: connections are opened, groups are taken up.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The first seconds are not measured: connections are opened, groups are taken up, and the broker's
+    // machine compiles what it runs.
     let acknowledged: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
-    let seconds = u64::from(setting("BENCH_SECONDS", 30));
-    let cpu = process.cpu_ticks()?;
-    let begun = Instant::now();
+    let events = Arc::new(AtomicUsize::new(0));
+    let started = Instant::now();
+    let begun = started + WARM_UP;
+    let end = begun + Duration::from_secs(u64::from(setting("BENCH_SECONDS", 30)));
     let mut writers = JoinSet::new();
     if case.rate > 0 {
         for writer in 0..WRITERS {
             let (session, outbox) = (Arc::clone(&session), outbox.clone());
-            let acknowledged = Arc::clone(&acknowledged);
+            let (acknowledged, events) = (Arc::clone(&acknowledged), Arc::clone(&events));
             writers.spawn(async move {
                 let keys = setting("BENCH_KEYS", 5_000) as usize;
                 let pause = Duration::from_secs_f64(WRITERS as f64 / f64::from(case.rate));
-                let mut due = begun + pause.mul_f64(writer as f64 / WRITERS as f64);
+                let mut due = started + pause.mul_f64(writer as f64 / WRITERS as f64);
                 let mut number = writer;
-                while begun.elapsed() < Duration::from_secs(seconds) {
+                while Instant::now() < end {
                     tokio::time::sleep_until(due.into()).await;
                     due += pause;
                     // Keys of one writer only, in no order.
@@ -168,17 +171,21 @@ follow: {{ {wake_up}{follow} }}
                     number += WRITERS;
                     let event = Event::new("order", key, "Placed").text("a".repeat(300));
                     let receipt = outbox.batch().event(event).execute(&session).await?;
+                    events.fetch_add(1, Ordering::Relaxed);
                     let now = Instant::now();
-                    let mut acknowledged =
-                        acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
-                    acknowledged.insert(receipt.event_ids[0].to_string(), now);
+                    if now >= begun {
+                        let mut acknowledged =
+                            acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+                        acknowledged.insert(receipt.event_ids[0].to_string(), now);
+                    }
                 }
                 anyhow::Ok(())
             });
         }
-    } else {
-        tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
+    tokio::time::sleep_until(begun.into()).await;
+    let cpu = process.cpu_ticks()?;
+    tokio::time::sleep_until(end.into()).await;
     while let Some(ended) = writers.join_next().await {
         ended??;
     }
@@ -188,7 +195,8 @@ follow: {{ {wake_up}{follow} }}
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    collector.wait(|now| now.events >= written.len()).await?;
+    let events = events.load(Ordering::Relaxed);
+    collector.wait(|now| now.events >= events).await?;
     let records = collector.all().await?;
     let mut latencies: Vec<f64> = records
         .iter()
@@ -228,15 +236,14 @@ follow: {{ {wake_up}{follow} }}
         at(0.99),
         at(1.0),
         counter("reads") / lifetime,
-        counter("rows_read") / written.len().max(1) as f64,
+        counter("rows_read") / events.max(1) as f64,
         cpu,
         mib,
     );
     anyhow::ensure!(
-        records.len() == written.len(),
-        "{} records of {} events",
-        records.len(),
-        written.len()
+        records.len() == events,
+        "{} records of {events} events",
+        records.len()
     );
     Ok(())
 }

@@ -10,6 +10,8 @@
 //! 2. Everything above `confirmed` is read every `rescan`, by rescans or by a poll that reaches back so
 //!    far. A long rescan is cut into slices, and polls have their turn between them.
 //! 3. After a read, the bundle rests at least as long as the read took.
+//! 4. While hints of writers find nearly all rows, polls are rare; they come back within a second or two
+//!    when hints do not.
 
 use super::follower::{Moment, Settings};
 
@@ -24,6 +26,10 @@ const REPEATED_ROWS: f64 = 8.0;
 const QUIET_PART: i64 = 8;
 /// A stretch is scanned again after a quarter of its length.
 const RESCAN_PART: i64 = 4;
+/// So many times as many rows found because of hints as by polls mean that polls are not needed so
+/// often; they are made after so many times the pause.
+const HINTED_ROWS: f64 = 8.0;
+const HINTED_PAUSE: i64 = 10;
 /// Rows that a slice of a rescan should have.
 const SLICE_ROWS: f64 = 4_000.0;
 /// A slice covers at least so many microseconds.
@@ -93,6 +99,10 @@ pub struct Rounds {
     rate: f64,
     counted: usize,
     counted_from: i64,
+    /// Rows of late that polls have found, and that reads because of hints have found; halved every
+    /// second.
+    polled_rows: f64,
+    hinted_rows: f64,
 }
 
 impl Rounds {
@@ -122,6 +132,8 @@ impl Rounds {
             rate: 0.0,
             counted: 0,
             counted_from: now.ticks,
+            polled_rows: 0.0,
+            hinted_rows: 0.0,
         }
     }
 
@@ -215,6 +227,11 @@ impl Rounds {
         self.poll_at = self.poll_at.max(now.ticks + took);
     }
 
+    /// Whether hints have found nearly all rows of late, so that polls find little.
+    fn is_hinted(&self) -> bool {
+        self.hinted_rows > HINTED_ROWS * self.polled_rows
+    }
+
     /// A poll has shown so many rows that were not known, and this newest row.
     pub fn polled(&mut self, fresh: usize, newest: Option<i64>, started: Moment, now: Moment) {
         self.scanned = false;
@@ -223,13 +240,20 @@ impl Rounds {
         }
         self.count(fresh, now);
         let quiet = now.ticks.saturating_sub(self.last_row_at);
-        let pause = (quiet / QUIET_PART).clamp(self.poll, self.idle_poll);
-        self.poll_at = now.ticks + pause;
+        let least = if self.is_hinted() {
+            self.poll.saturating_mul(HINTED_PAUSE).min(self.idle_poll)
+        } else {
+            self.poll
+        };
+        let pause = (quiet / QUIET_PART).clamp(least, self.idle_poll);
+        // From start to start, as long as that leaves a rest.
+        self.poll_at = started.ticks + pause;
         self.rested(started, now);
     }
 
     fn count(&mut self, fresh: usize, now: Moment) {
         self.counted += fresh;
+        self.polled_rows += fresh as f64;
         if fresh > 0 {
             self.last_row_at = now.ticks;
         }
@@ -237,6 +261,8 @@ impl Rounds {
         if passed >= 1_000_000 {
             let rate = self.counted as f64 / passed as f64;
             self.rate = f64::midpoint(self.rate, rate);
+            self.polled_rows /= 2.0;
+            self.hinted_rows /= 2.0;
             self.counted = 0;
             self.counted_from = now.ticks;
         }
@@ -278,9 +304,14 @@ impl Rounds {
         self.poll_at = self.poll_at.max(now.ticks + self.poll);
     }
 
-    /// A row was written just now, as a writer says: the bundle is hot.
-    pub fn woken(&mut self, now: Moment) {
-        self.last_row_at = now.ticks;
+    /// A read of some of the groups by themselves has shown so many rows that were not known: the
+    /// bundle is hot. `hinted` says that it was made because of a writer's hint.
+    pub fn woken(&mut self, fresh: usize, hinted: bool, now: Moment) {
+        self.count(fresh, now);
+        if hinted {
+            self.polled_rows -= fresh as f64;
+            self.hinted_rows += fresh as f64;
+        }
     }
 }
 
@@ -390,6 +421,24 @@ mod tests {
             rounds.next(at(SECOND + 500_001), part),
             Round::At(2 * SECOND)
         );
+    }
+
+    #[test]
+    fn while_hints_find_the_rows_polls_are_rare_and_without_them_they_come_back() {
+        let mut rounds = Rounds::new(&settings(), at(0));
+        let pause = |rounds: &mut Rounds, now: i64, fresh: usize| {
+            rounds.polled(fresh, None, at(now), at(now));
+            rounds.poll_at - now
+        };
+        for n in 0..300 {
+            rounds.woken(1, true, at(n * 10_000));
+        }
+        assert_eq!(pause(&mut rounds, 3 * SECOND, 1), 100_000);
+        let mut now = 3 * SECOND;
+        while pause(&mut rounds, now, 10) > 10_000 {
+            now += 100_000;
+            assert!(now < 5 * SECOND, "hints have stopped");
+        }
     }
 
     #[test]

@@ -152,9 +152,19 @@ struct Done<I> {
     epoch: u64,
     members: Vec<Member<I>>,
     read: Read,
-    /// The bundle whose round it was.
-    bundle: Option<u32>,
+    of: Of,
     ended: Result<Ended, pass::Error>,
+}
+
+/// Whose turn a read was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// A group's by itself.
+    Group,
+    /// A bundle's.
+    Bundle(u32),
+    /// That of groups which writers have named.
+    Hint,
 }
 
 /// What a look at the table's surroundings has shown.
@@ -182,6 +192,8 @@ struct Running<'c, O: OpenIntake> {
     hints: Hints,
     /// Groups in which something was written just now, as writers say.
     hinted: Vec<u32>,
+    /// Reads under way because of hints.
+    hinted_reads: usize,
     due: BinaryHeap<Reverse<(i64, Unit)>>,
     reads: JoinSet<Done<O::Intake>>,
     saves: saves::Saves,
@@ -240,6 +252,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 wake_ups.subscribe(&context.outbox.table)
             }),
             hinted: Vec::new(),
+            hinted_reads: 0,
             due: BinaryHeap::new(),
             reads: JoinSet::new(),
             failing: 0,
@@ -340,11 +353,11 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 started: now,
                 row_limit: None,
             };
-            return self.start_read(&[slot], read, None);
+            return self.start_read(&[slot], read, Of::Group);
         }
         let load = group.load(&self.shared);
         match group.follower.next(now, load) {
-            Next::Read(read) => self.start_read(&[slot], read, None),
+            Next::Read(read) => self.start_read(&[slot], read, Of::Group),
             Next::At(ticks) => self.schedule(slot, ticks.max(now.ticks + 1)),
             Next::AfterSettlement => {
                 group.waiting = true;
@@ -370,7 +383,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         }
     }
 
-    fn start_read(&mut self, slots: &[u32], read: Read, bundle: Option<u32>) {
+    fn start_read(&mut self, slots: &[u32], read: Read, of: Of) {
         let mut members = Vec::with_capacity(slots.len());
         for slot in slots {
             let group = &mut self.groups[*slot as usize];
@@ -389,8 +402,10 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 outcome: Outcome::default(),
             });
         }
-        if let Some(bundle) = bundle {
-            self.bundles[bundle as usize].reading = true;
+        match of {
+            Of::Group => {}
+            Of::Bundle(bundle) => self.bundles[bundle as usize].reading = true,
+            Of::Hint => self.hinted_reads += 1,
         }
         let epoch = self.epoch;
         let (shared, reader) = (Arc::clone(&self.shared), Arc::clone(&self.reader));
@@ -401,7 +416,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 epoch,
                 members: pass.members,
                 read: pass.read,
-                bundle,
+                of,
                 ended,
             }
         });
@@ -412,11 +427,14 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             epoch,
             members,
             read,
-            bundle,
+            of,
             ended,
         } = done.map_err(Error::Panicked)?;
         let now = self.context.clock.now();
         let current = epoch == self.epoch;
+        if of == Of::Hint {
+            self.hinted_reads -= 1;
+        }
         let mut outcomes = Vec::with_capacity(members.len());
         for member in members {
             let group = &mut self.groups[member.slot as usize];
@@ -425,12 +443,12 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             outcomes.push((member.slot, member.outcome));
         }
         match ended {
-            Ok(Ended::Complete) => self.read_complete(&read, &outcomes, bundle, now),
+            Ok(Ended::Complete) => self.read_complete(&read, &outcomes, of, now),
             Ok(Ended::GivenUp) => {
                 for (slot, _) in &outcomes {
                     self.groups[*slot as usize].follower.given_up(&read);
                 }
-                if let Some(bundle) = bundle {
+                if let Of::Bundle(bundle) = of {
                     self.bundles[bundle as usize].rounds.again(now);
                 }
             }
@@ -452,24 +470,18 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 self.hinted.push(*slot);
             }
             let straggling = group.stragglers.lock().is_waiting();
-            if bundle.is_none() || !group.follower.is_live() || straggling {
+            if !matches!(of, Of::Bundle(_)) || !group.follower.is_live() || straggling {
                 self.schedule(*slot, now.ticks);
             }
         }
-        if let Some(bundle) = bundle {
+        if let Of::Bundle(bundle) = of {
             self.bundles[bundle as usize].reading = false;
             self.schedule_bundle(bundle, now.ticks);
         }
         Ok(())
     }
 
-    fn read_complete(
-        &mut self,
-        read: &Read,
-        outcomes: &[(u32, Outcome)],
-        bundle: Option<u32>,
-        now: Moment,
-    ) {
+    fn read_complete(&mut self, read: &Read, outcomes: &[(u32, Outcome)], of: Of, now: Moment) {
         self.context.progress.read();
         for (slot, outcome) in outcomes {
             let group = &mut self.groups[*slot as usize];
@@ -485,7 +497,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             }
             self.read_well(*slot);
         }
-        self.round_complete(read, outcomes, bundle, now);
+        self.round_complete(read, outcomes, of, now);
     }
 
     fn read_well(&mut self, slot: u32) {

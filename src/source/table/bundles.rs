@@ -1,9 +1,12 @@
 //! Groups that have caught up, read together.
 
-use super::{Moment, OpenIntake, Reverse, Running};
+use super::{Moment, Of, OpenIntake, Reverse, Running};
 use crate::source::follower::{Kind, Next, Outcome, Read};
 use crate::source::reader::MAX_STREAMS;
 use crate::source::rounds::{Part, Round, Rounds};
+
+/// Reads because of hints at a time. What is hinted meanwhile is read together.
+const HINTED_READS: usize = 2;
 
 /// What has its turn at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,10 +92,10 @@ impl<O: OpenIntake> Running<'_, O> {
         let bundle = &mut self.bundles[index as usize];
         match bundle.rounds.next(now, part) {
             Round::Poll(after) => {
-                self.start_read(&live, read(Kind::Tail, after, None), Some(index));
+                self.start_read(&live, read(Kind::Tail, after, None), Of::Bundle(index));
             }
             Round::Rescan { after, upto } => {
-                self.start_read(&live, read(Kind::Rescan, after, upto), Some(index));
+                self.start_read(&live, read(Kind::Rescan, after, upto), Of::Bundle(index));
             }
             Round::At(ticks) => self.schedule_bundle(index, ticks.max(now.ticks + 1)),
         }
@@ -135,16 +138,18 @@ impl<O: OpenIntake> Running<'_, O> {
         &mut self,
         read: &Read,
         outcomes: &[(u32, Outcome)],
-        bundle: Option<u32>,
+        of: Of,
         now: Moment,
     ) {
         let fresh = outcomes.iter().map(|(_, outcome)| outcome.fresh).sum();
         let newest = outcomes.iter().filter_map(|(_, o)| o.newest).max();
-        let Some(bundle) = bundle else {
-            if fresh > 0 {
-                // One that was read by itself wakes the others.
-                let bundle = self.groups[outcomes[0].0 as usize].bundle;
-                self.bundles[bundle as usize].rounds.woken(now);
+        let Of::Bundle(bundle) = of else {
+            // Those that were read by themselves wake the others.
+            let young = read.kind == Kind::Tail;
+            for (slot, outcome) in outcomes.iter().filter(|(_, o)| young && o.fresh > 0) {
+                let bundle = self.groups[*slot as usize].bundle;
+                let rounds = &mut self.bundles[bundle as usize].rounds;
+                rounds.woken(outcome.fresh, of == Of::Hint, now);
             }
             return;
         };
@@ -178,7 +183,7 @@ impl<O: OpenIntake> Running<'_, O> {
 
     /// Reads the groups that writers have named, as many together as one request may ask for.
     pub(super) fn start_hinted(&mut self) {
-        if self.hinted.is_empty() {
+        if self.hinted.is_empty() || self.hinted_reads >= HINTED_READS {
             return;
         }
         let now = self.context.clock.now();
@@ -221,6 +226,6 @@ impl<O: OpenIntake> Running<'_, O> {
             started: now,
             row_limit: None,
         };
-        self.start_read(slots, read, None);
+        self.start_read(slots, read, Of::Hint);
     }
 }
