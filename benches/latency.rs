@@ -11,6 +11,7 @@
 
 #![allow(
     dead_code,
+    unused_imports,
     reason = "the support of the integration tests has more than this needs"
 )]
 

@@ -138,6 +138,7 @@ impl<I> Group<I> {
             reading: false,
             waiting: false,
             hinted: false,
+            hinted_at: None,
             drained: false,
             closed: false,
             saved,

@@ -10,8 +10,8 @@
 //! 2. Everything above `confirmed` is read every `rescan`, by rescans or by a poll that reaches back so
 //!    far. A long rescan is cut into slices, and polls have their turn between them.
 //! 3. After a read, the bundle rests at least as long as the read took.
-//! 4. While hints of writers find nearly all rows, polls are rare; they come back within a second or two
-//!    when hints do not.
+//! 4. While writers name the groups of nearly all rows, polls are rare; they come back within a second
+//!    or two when writers do not.
 
 use super::follower::{Moment, Settings};
 
@@ -26,8 +26,8 @@ const REPEATED_ROWS: f64 = 8.0;
 const QUIET_PART: i64 = 8;
 /// A stretch is scanned again after a quarter of its length.
 const RESCAN_PART: i64 = 4;
-/// So many times as many rows found because of hints as by polls mean that polls are not needed so
-/// often; they are made after so many times the pause.
+/// So many times as many rows with hints as without mean that polls are not needed so often; they are
+/// made after so many times the pause.
 const HINTED_ROWS: f64 = 8.0;
 const HINTED_PAUSE: i64 = 10;
 /// Rows that a slice of a rescan should have.
@@ -99,9 +99,9 @@ pub struct Rounds {
     rate: f64,
     counted: usize,
     counted_from: i64,
-    /// Rows of late that polls have found, and that reads because of hints have found; halved every
+    /// Rows of late in groups that writers have not named, and in such that they have; halved every
     /// second.
-    polled_rows: f64,
+    unhinted_rows: f64,
     hinted_rows: f64,
 }
 
@@ -132,7 +132,7 @@ impl Rounds {
             rate: 0.0,
             counted: 0,
             counted_from: now.ticks,
-            polled_rows: 0.0,
+            unhinted_rows: 0.0,
             hinted_rows: 0.0,
         }
     }
@@ -227,18 +227,25 @@ impl Rounds {
         self.poll_at = self.poll_at.max(now.ticks + took);
     }
 
-    /// Whether hints have found nearly all rows of late, so that polls find little.
+    /// Whether writers have named the groups of nearly all rows of late, so that polls are not needed.
     fn is_hinted(&self) -> bool {
-        self.hinted_rows > HINTED_ROWS * self.polled_rows
+        self.hinted_rows > HINTED_ROWS * self.unhinted_rows
     }
 
-    /// A poll has shown so many rows that were not known, and this newest row.
-    pub fn polled(&mut self, fresh: usize, newest: Option<i64>, started: Moment, now: Moment) {
+    /// A poll has shown so many rows that were not known, and this newest row. It has found them before
+    /// anybody else; `hinted` of them are in groups that writers have named just now.
+    pub fn polled(
+        &mut self,
+        fresh: usize,
+        hinted: usize,
+        newest: Option<i64>,
+        [started, now]: [Moment; 2],
+    ) {
         self.scanned = false;
         if let Some(newest) = newest {
             self.newest = self.newest.max(newest.min(started.wall));
         }
-        self.count(fresh, now);
+        self.count(fresh, hinted, now);
         let quiet = now.ticks.saturating_sub(self.last_row_at);
         let least = if self.is_hinted() {
             self.poll.saturating_mul(HINTED_PAUSE).min(self.idle_poll)
@@ -251,9 +258,10 @@ impl Rounds {
         self.rested(started, now);
     }
 
-    fn count(&mut self, fresh: usize, now: Moment) {
+    fn count(&mut self, fresh: usize, hinted: usize, now: Moment) {
         self.counted += fresh;
-        self.polled_rows += fresh as f64;
+        self.hinted_rows += hinted as f64;
+        self.unhinted_rows += fresh.saturating_sub(hinted) as f64;
         if fresh > 0 {
             self.last_row_at = now.ticks;
         }
@@ -261,7 +269,7 @@ impl Rounds {
         if passed >= 1_000_000 {
             let rate = self.counted as f64 / passed as f64;
             self.rate = f64::midpoint(self.rate, rate);
-            self.polled_rows /= 2.0;
+            self.unhinted_rows /= 2.0;
             self.hinted_rows /= 2.0;
             self.counted = 0;
             self.counted_from = now.ticks;
@@ -307,11 +315,7 @@ impl Rounds {
     /// A read of some of the groups by themselves has shown so many rows that were not known: the
     /// bundle is hot. `hinted` says that it was made because of a writer's hint.
     pub fn woken(&mut self, fresh: usize, hinted: bool, now: Moment) {
-        self.count(fresh, now);
-        if hinted {
-            self.polled_rows -= fresh as f64;
-            self.hinted_rows += fresh as f64;
-        }
+        self.count(fresh, if hinted { fresh } else { 0 }, now);
     }
 }
 
@@ -364,7 +368,7 @@ mod tests {
                     polled_at = now;
                     tailed_at = at(now).wall;
                     now += 300;
-                    rounds.polled(fresh, Some(newest), at(now - 300), at(now));
+                    rounds.polled(fresh, 0, Some(newest), [at(now - 300), at(now)]);
                 }
                 Round::Rescan { after, upto } => {
                     rescans += 1;
@@ -405,7 +409,7 @@ mod tests {
     #[test]
     fn the_pause_grows_with_the_silence() {
         let mut rounds = Rounds::new(&settings(), at(0));
-        rounds.polled(1, Some(at(0).wall), at(0), at(0));
+        rounds.polled(1, 0, Some(at(0).wall), [at(0), at(0)]);
         let part = Part {
             confirmed: at(-SECOND).wall,
             tailed_at: at(0).wall,
@@ -413,10 +417,10 @@ mod tests {
         };
         rounds.rescanned(None, 0, [at(0), at(0)]);
         assert_eq!(rounds.next(at(1), part), Round::At(10_000));
-        rounds.polled(0, None, at(800_000), at(800_000));
+        rounds.polled(0, 0, None, [at(800_000), at(800_000)]);
         assert_eq!(rounds.next(at(800_001), part), Round::At(900_000));
         // A slow database is left alone for as long as it took.
-        rounds.polled(0, None, at(SECOND), at(SECOND + 500_000));
+        rounds.polled(0, 0, None, [at(SECOND), at(SECOND + 500_000)]);
         assert_eq!(
             rounds.next(at(SECOND + 500_001), part),
             Round::At(2 * SECOND)
@@ -427,7 +431,7 @@ mod tests {
     fn while_hints_find_the_rows_polls_are_rare_and_without_them_they_come_back() {
         let mut rounds = Rounds::new(&settings(), at(0));
         let pause = |rounds: &mut Rounds, now: i64, fresh: usize| {
-            rounds.polled(fresh, None, at(now), at(now));
+            rounds.polled(fresh, 0, None, [at(now), at(now)]);
             rounds.poll_at - now
         };
         for n in 0..300 {
@@ -463,7 +467,7 @@ mod tests {
         // A thousand rows a second.
         for _ in 0..4 {
             now += SECOND;
-            rounds.polled(1_000, Some(at(now).wall), at(now), at(now));
+            rounds.polled(1_000, 0, Some(at(now).wall), [at(now), at(now)]);
         }
         let part = Part {
             confirmed: at(now - 180 * SECOND).wall,
@@ -483,7 +487,7 @@ mod tests {
                 }
                 Round::Poll(_) => {
                     polls_between += 1;
-                    rounds.polled(4, None, at(now), at(now + 500));
+                    rounds.polled(4, 0, None, [at(now), at(now + 500)]);
                     now += 500;
                 }
                 Round::At(ticks) => now = ticks,

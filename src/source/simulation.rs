@@ -355,7 +355,7 @@ impl World {
             (None, _) => self.rounds.again(ended),
             (Some(outcome), Kind::Tail) => {
                 self.rounds
-                    .polled(outcome.fresh, outcome.newest, now, ended);
+                    .polled(outcome.fresh, 0, outcome.newest, [now, ended]);
             }
             (Some(outcome), _) => {
                 self.rounds

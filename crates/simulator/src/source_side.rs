@@ -656,7 +656,7 @@ impl SourceSide {
         };
         let rounds = &mut self.bundles[bundle].rounds;
         if read.kind == Kind::Tail {
-            rounds.polled(fresh, newest, read.started, now);
+            rounds.polled(fresh, 0, newest, [read.started, now]);
         } else {
             rounds.rescanned(read.upto, fresh, [read.started, now]);
         }

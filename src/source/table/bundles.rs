@@ -8,6 +8,9 @@ use crate::source::rounds::{Part, Round, Rounds};
 /// Reads because of hints at a time. What is hinted meanwhile is read together.
 const HINTED_READS: usize = 2;
 
+/// For so many microseconds a hint explains rows of its group.
+const HINT_HOLDS: i64 = 1_000_000;
+
 /// What has its turn at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Unit {
@@ -153,9 +156,15 @@ impl<O: OpenIntake> Running<'_, O> {
             }
             return;
         };
+        let named = |slot: u32| {
+            let at = self.groups[slot as usize].hinted_at;
+            at.is_some_and(|at| read.started.ticks - at <= HINT_HOLDS)
+        };
+        let hinted = outcomes.iter().filter(|(slot, _)| named(*slot));
+        let hinted = hinted.map(|(_, outcome)| outcome.fresh).sum();
         let rounds = &mut self.bundles[bundle as usize].rounds;
         if read.kind == Kind::Tail {
-            rounds.polled(fresh, newest, read.started, now);
+            rounds.polled(fresh, hinted, newest, [read.started, now]);
         } else {
             rounds.rescanned(read.upto, fresh, [read.started, now]);
         }
@@ -169,8 +178,10 @@ impl<O: OpenIntake> Running<'_, O> {
             .flat_map(|ring| tokens.iter().filter_map(|token| *ring.get(*token)?))
             .collect();
         tokens.clear();
+        let now = self.context.clock.now().ticks;
         for slot in slots {
             let group = &mut self.groups[slot as usize];
+            group.hinted_at = Some(now);
             if group.closed || group.hinted {
                 continue;
             }
