@@ -11,7 +11,8 @@ use crate::ack::{Mark, Tracker};
 const VERSION: u8 = 2;
 /// Rows that a checkpoint names one by one, at most: the newest ones.
 const RECENT_ROWS: usize = 256;
-/// Rows as young as this are named one by one: of those more may appear among them.
+/// Rows as young as this when the log was read last are named one by one: of those more may appear
+/// among them.
 const RECENT_MICROS: i64 = 2_000_000;
 
 /// Why a stored form cannot be read.
@@ -100,7 +101,7 @@ impl Published {
         let by_number = last_summed.and_then(|at| tracker.settled().nth(at));
         let by_number = by_number.map_or(watermark, |mark| mark.micros);
         let upto = by_number
-            .max(now.saturating_sub(RECENT_MICROS))
+            .max(now.min(seen).saturating_sub(RECENT_MICROS))
             .min(seen)
             .max(watermark);
         let (mut summary, mut recent) = (Summary::default(), Vec::new());

@@ -241,7 +241,7 @@ impl Follower {
             return Next::At(self.retry_at);
         }
         if let Some(upto) = self.resume_upto {
-            return Next::Read(self.read(Kind::Resume, self.watermark, Some(upto), now));
+            return Next::Read(Self::read(Kind::Resume, self.watermark, Some(upto), now));
         }
         let horizon = now.wall.saturating_sub(self.settings.late_window);
         if load.full {
@@ -263,7 +263,7 @@ impl Follower {
         if old.saturating_sub(self.cursor) > LIVE_GAP {
             return Next::Read(self.window(self.cursor, old, now));
         }
-        Next::Read(self.read(Kind::Tail, self.cursor, None, now))
+        Next::Read(Self::read(Kind::Tail, self.cursor, None, now))
     }
 
     /// The group is read by itself again.
@@ -286,19 +286,19 @@ impl Follower {
             return Next::Read(self.window(self.confirmed, horizon, now));
         }
         let upto = self.cursor.min(horizon);
-        Next::Read(self.read(Kind::Rescan, self.confirmed, Some(upto), now))
+        Next::Read(Self::read(Kind::Rescan, self.confirmed, Some(upto), now))
     }
 
     fn window(&self, after: i64, end: i64, now: Moment) -> Read {
         let upto = after.saturating_add(self.window).min(end);
-        let mut read = self.read(Kind::Window, after, Some(upto), now);
+        let mut read = Self::read(Kind::Window, after, Some(upto), now);
         if upto - after > 1 {
             read.row_limit = Some(self.settings.target_rows * 4);
         }
         read
     }
 
-    fn read(&self, kind: Kind, after: i64, upto: Option<i64>, started: Moment) -> Read {
+    fn read(kind: Kind, after: i64, upto: Option<i64>, started: Moment) -> Read {
         Read {
             kind,
             after,

@@ -64,6 +64,8 @@ pub struct Group<I> {
     pub waiting: bool,
     /// Whether a writer has said that it has written here, and nothing was read since.
     pub hinted: bool,
+    /// Ticks of the last time that a writer has said so.
+    pub hinted_at: Option<i64>,
     /// Whether nothing of it can come before the next generation any more.
     pub drained: bool,
     /// Whether it has come to its end.

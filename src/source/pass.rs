@@ -614,7 +614,7 @@ impl<I> Member<I> {
             let new = self.stragglers.lock().hand_on(row);
             if new {
                 shared.metrics.stragglers.add(1);
-                self.late(row, shared);
+                Self::late(row, shared);
             }
             return new;
         }
@@ -640,12 +640,12 @@ impl<I> Member<I> {
         self.outcome.fresh += 1;
         shared.tracked.fetch_add(1, Ordering::Relaxed);
         if row.position.micros() <= self.late_before {
-            self.late(row, shared);
+            Self::late(row, shared);
         }
     }
 
     /// The row has appeared behind newer ones that are published already.
-    fn late(&self, row: RowKey, shared: &Shared) {
+    fn late(row: RowKey, shared: &Shared) {
         let by = shared
             .clock
             .now()

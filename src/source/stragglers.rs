@@ -92,8 +92,8 @@ impl Stragglers {
 
     /// Notes that a row is handed on; false if it was, or is none of these.
     pub fn hand_on(&mut self, row: RowKey) -> bool {
-        let rows = self.found.iter_mut().map(|found| &mut found.rows);
-        let found = rows.filter_map(|rows| rows.get_mut(&row)).next();
+        let mut rows = self.found.iter_mut().map(|found| &mut found.rows);
+        let found = rows.find_map(|rows| rows.get_mut(&row));
         found.is_some_and(|handed_on| !std::mem::replace(handed_on, true))
     }
 

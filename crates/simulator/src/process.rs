@@ -381,7 +381,7 @@ impl World {
         };
         let works = matches!(relay.stop, Stop::No | Stop::Draining(_));
         let wanted = (relay.exhausted || relay.person) && relay.replaying.is_none();
-        let replay = wanted && relay.core.breaker() != State::Open;
+        let again = wanted && relay.core.breaker() != State::Open;
         let due = [
             relay.source.next_due().map(|due| {
                 let now = relay.ticks(self.now);
@@ -390,7 +390,7 @@ impl World {
             relay.core.next_due().filter(|_| works).map(ticks),
             relay.keeping.next_due().filter(|_| works).map(ticks),
             stop,
-            (replay && relay.stop == Stop::No).then_some(relay.not_before),
+            (again && relay.stop == Stop::No).then_some(relay.not_before),
         ];
         let Some(due) = due.into_iter().flatten().min() else {
             return;

@@ -18,7 +18,7 @@ use outbox_relay::runtime::Phase;
 use outbox_relay::runtime::health::Progress;
 use outbox_relay::source::changes::LogRow;
 use outbox_relay::source::clock::Clock;
-use outbox_relay::source::follower::{Kind, Moment, Next, Outcome, Read, Settings};
+use outbox_relay::source::follower::{Follower, Kind, Moment, Next, Outcome, Read, Settings};
 use outbox_relay::source::generations::StreamGroup;
 use outbox_relay::source::group::{Beginning, Group, Saved};
 use outbox_relay::source::pace::Pace;
@@ -220,6 +220,7 @@ impl std::fmt::Debug for SourceSide {
 
 impl SourceSide {
     /// A source that begins with what is stored.
+    #[expect(clippy::too_many_arguments, reason = "all that a process begins with")]
     pub(crate) fn new(
         scenario: &Arc<Scenario>,
         wire: &Arc<Wire>,
@@ -492,8 +493,8 @@ impl SourceSide {
         });
         let over = boundary.filter(|boundary| now.wall >= *boundary);
         Some(Part {
-            confirmed: followers.clone().map(|f| f.confirmed()).min()?,
-            tailed_at: followers.clone().map(|f| f.tailed_at()).min()?,
+            confirmed: followers.clone().map(Follower::confirmed).min()?,
+            tailed_at: followers.clone().map(Follower::tailed_at).min()?,
             everything: over.is_some_and(|boundary| {
                 let mut followers = followers.clone();
                 followers.any(|follower| !follower.has_covered(boundary))
@@ -648,9 +649,9 @@ impl SourceSide {
         let fresh = outcomes.iter().map(|(_, outcome)| outcome.fresh).sum();
         let newest = outcomes.iter().filter_map(|(_, o)| o.newest).max();
         let Some(bundle) = bundle else {
-            if fresh > 0 {
+            if fresh > 0 && read.kind == Kind::Tail {
                 let bundle = self.groups[outcomes[0].0].bundle as usize;
-                self.bundles[bundle].rounds.woken(now);
+                self.bundles[bundle].rounds.woken(fresh, false, now);
             }
             return;
         };
@@ -728,10 +729,10 @@ impl SourceSide {
         self.stamp = system.max(self.stamp + 1);
         for (slot, group) in self.groups.iter().enumerate() {
             let checkpoint = group.checkpoint(now.wall, now.ticks, self.idle_save, last);
-            let Some((checkpoint, saved)) = checkpoint else {
+            let Some((checkpoint, state)) = checkpoint else {
                 continue;
             };
-            states.push((slot as u32, saved));
+            states.push((slot as u32, state));
             let lower = self.surely.get(&checkpoint.key);
             if lower.is_some_and(|stored| checkpoint.watermark < *stored) {
                 continue;

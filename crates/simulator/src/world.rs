@@ -488,7 +488,7 @@ impl World {
         }
     }
 
-    fn is_durable(&self, event: &Said) -> bool {
+    fn is_durable(event: &Said) -> bool {
         !event.appended.is_empty() || event.letters > 0 || event.discarded
     }
 
@@ -496,7 +496,7 @@ impl World {
     fn is_published_or_kept(&self) -> bool {
         self.events
             .iter()
-            .all(|event| !event.is_required(self.now) || self.is_durable(event))
+            .all(|event| !event.is_required(self.now) || Self::is_durable(event))
     }
 
     fn caught_up(&self) -> bool {
@@ -507,7 +507,7 @@ impl World {
             .map(|row| row.position.micros())
             .max();
         let newest = newest.unwrap_or(START);
-        let written = self.writers.iter().all(|writer| writer.is_done());
+        let written = self.writers.iter().all(Writer::is_done);
         let passed = self.relay.as_ref().is_some_and(|relay| {
             relay.is_idle()
                 && relay
@@ -541,7 +541,7 @@ impl World {
         let missing = self
             .events
             .iter()
-            .filter(|event| !self.is_durable(event))
+            .filter(|event| !Self::is_durable(event))
             .count();
         let relay = self.relay.as_ref();
         let oldest = relay.and_then(|relay| relay.source.oldest());
@@ -560,7 +560,7 @@ impl World {
         }
         for event in 0..self.events.len() {
             let said = &self.events[event];
-            if said.is_required(self.now) && !self.is_durable(said) {
+            if said.is_required(self.now) && !Self::is_durable(said) {
                 let name = said.name();
                 self.violated(Oracle::O1, || {
                     format!("{name} is neither published nor a dead letter")

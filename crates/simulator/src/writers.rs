@@ -16,6 +16,10 @@ use crate::scenario::{SECOND, Scenario};
 use crate::world::{Event, Stage, World};
 
 /// An event that was written.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each asked for by itself"
+)]
 #[derive(Debug, Clone)]
 pub(crate) struct Said {
     /// Its key.

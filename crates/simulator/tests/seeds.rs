@@ -21,7 +21,7 @@ fn nothing_is_wrong_with_some_seeds() {
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| scope.spawn(move || part(thread)))
             .collect();
-        let parts = threads.into_iter().map(|thread| thread.join());
+        let parts = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         parts.flat_map(|part| part.expect("no panic")).collect()
     });
     assert!(failed.is_empty(), "{failed:#?}");

@@ -1,7 +1,7 @@
 //! Groups that have caught up, read together.
 
 use super::{Moment, Of, OpenIntake, Reverse, Running};
-use crate::source::follower::{Kind, Next, Outcome, Read};
+use crate::source::follower::{Follower, Kind, Next, Outcome, Read};
 use crate::source::reader::MAX_STREAMS;
 use crate::source::rounds::{Part, Round, Rounds};
 
@@ -128,8 +128,8 @@ impl<O: OpenIntake> Running<'_, O> {
         });
         let over = boundary.filter(|boundary| now.wall >= *boundary);
         Some(Part {
-            confirmed: followers.clone().map(|f| f.confirmed()).min()?,
-            tailed_at: followers.clone().map(|f| f.tailed_at()).min()?,
+            confirmed: followers.clone().map(Follower::confirmed).min()?,
+            tailed_at: followers.clone().map(Follower::tailed_at).min()?,
             everything: over.is_some_and(|boundary| {
                 let mut followers = followers.clone();
                 followers.any(|follower| !follower.has_covered(boundary))
