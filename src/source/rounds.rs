@@ -9,7 +9,7 @@
 //!    group that takes part.
 //! 2. Everything above `confirmed` is read every `rescan`, by rescans or by a poll that reaches back so
 //!    far. A long rescan is cut into slices, and polls have their turn between them.
-//! 3. After a read, the bundle rests at least as long as the read took.
+//! 3. After a poll, the bundle rests at least as long as the poll took; after a slice, rescans do.
 //! 4. While writers name the groups of nearly all rows, polls are rare; they come back within a second
 //!    or two when writers do not.
 
@@ -92,6 +92,8 @@ pub struct Rounds {
     scan: Option<Scan>,
     /// Whether the last read was a slice of a rescan.
     scanned: bool,
+    /// Ticks of the next slice.
+    slice_at: i64,
     newest: i64,
     poll_at: i64,
     last_row_at: i64,
@@ -126,6 +128,7 @@ impl Rounds {
             everything_at: now.ticks,
             scan: None,
             scanned: false,
+            slice_at: now.ticks,
             newest: i64::MIN,
             poll_at: now.ticks,
             last_row_at: now.ticks,
@@ -152,6 +155,7 @@ impl Rounds {
         }
         let poll = now.ticks >= self.poll_at;
         if let Some(scan) = self.scan
+            && now.ticks >= self.slice_at
             && !(poll && self.scanned)
         {
             let upto = scan.after.saturating_add(self.slice()).min(scan.end);
@@ -216,6 +220,7 @@ impl Rounds {
         let stretches = self.nearer.iter().map(|stretch| stretch.at);
         let rescan = stretches.chain([self.everything_at]).min();
         match rescan {
+            _ if self.scan.is_some() => self.slice_at.min(self.poll_at),
             Some(rescan) if behind => rescan.min(self.poll_at),
             _ => self.poll_at,
         }
@@ -293,7 +298,9 @@ impl Rounds {
             self.scan = None;
             self.scanned_whole(None, now);
         }
-        self.rested(started, now);
+        // Polls do not wait for the rest that follows a slice.
+        let took = now.ticks.saturating_sub(started.ticks);
+        self.slice_at = now.ticks + took;
     }
 
     fn scanned_whole(&mut self, length: Option<i64>, now: Moment) {

@@ -184,6 +184,7 @@ impl RelayProcess {
         Ok(kib.context("no VmRSS")?.parse()?)
     }
 
+    #[allow(dead_code, reason = "for benches")]
     /// The processor time that the relay has used, in hundredths of a second.
     pub(crate) fn cpu_ticks(&self) -> Result<u64> {
         let pid = self.child.id().context("the relay has ended")?;
@@ -193,6 +194,7 @@ impl RelayProcess {
         times.map(|time| Ok(time.parse::<u64>()?)).sum()
     }
 
+    #[allow(dead_code, reason = "for benches")]
     /// When it was started.
     pub(crate) fn started(&self) -> Instant {
         self.started
