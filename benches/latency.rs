@@ -12,6 +12,7 @@
 #![allow(
     dead_code,
     unused_imports,
+    clippy::wildcard_imports,
     reason = "the support of the integration tests has more than this needs"
 )]
 
@@ -97,6 +98,10 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one measurement, from its set-up to its line"
+)]
 async fn run(case: Case) -> Result<()> {
     let broker = kafka::broker(case.name).await.context("no Kafka")?;
     let name = unique("bench");
@@ -215,7 +220,7 @@ follow: {{ {wake_up}{follow} }}
     let counter = |name: &str| -> f64 {
         let line = log
             .lines()
-            .rfind(|line| line.contains(" reads="))
+            .rfind(|line| line.contains("relay has stopped"))
             .unwrap_or_default();
         let value = line
             .split([' ', '"', '='])

@@ -149,8 +149,8 @@ mod tests {
     use super::*;
     use crate::event::TableId;
 
-    fn key(name: &'static str) -> Option<LaneKey> {
-        Some((TableId(0), Bytes::from_static(name.as_bytes())))
+    fn key(name: &'static str) -> LaneKey {
+        (TableId(0), Bytes::from_static(name.as_bytes()))
     }
 
     fn begun(keeping: &mut Keeping<u32>) -> Vec<u32> {
@@ -165,7 +165,7 @@ mod tests {
     fn one_of_a_key_is_written_at_a_time_and_a_failure_holds_up_its_key_only() {
         let mut keeping = Keeping::new();
         for (name, item) in [("a", 0), ("a", 1), ("b", 2)] {
-            keeping.take(key(name), item);
+            keeping.take(Some(key(name)), item);
         }
         keeping.take(None, 3);
         assert_eq!(begun(&mut keeping), [0, 2, 3]);

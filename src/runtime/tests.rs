@@ -169,7 +169,8 @@ async fn when_the_pipeline_is_gone_a_source_still_saves_what_is_settled() {
         phase.send_replace(Phase::Draining);
         phase.send_replace(Phase::Finishing);
     };
-    let (ended, ()) = soon(async { tokio::join!(source.run(phases), ends) }).await;
+    let both = Box::pin(async { tokio::join!(source.run(phases), ends) });
+    let (ended, ()) = soon(both).await;
     ended.expect("it ends well");
     let loaded = store.load(&outbox.table).await.expect("what was saved");
     let published = loaded.groups.iter().map(|group| group.published.rows());

@@ -147,8 +147,8 @@ impl Scale {
                 vnodes: 256,
                 rounds: 360,
                 plan: plan(1_000, 5_000),
-                late_window: Duration::from_secs(180),
-                very_late: Duration::from_secs(600),
+                late_window: Duration::from_mins(3),
+                very_late: Duration::from_mins(10),
             }
         } else {
             Self {
