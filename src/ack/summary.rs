@@ -10,7 +10,7 @@
 //!
 //! Two different sets of rows with one summary are a chance of about one in 2^64.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use twox_hash::XxHash3_64;
 
@@ -20,6 +20,8 @@ use crate::event::RowKey;
 pub const CELLS: usize = 4;
 /// Rows of a cell among which three new ones are searched for (work grows with the square).
 const SEARCHED_FOR_THREE: usize = 2_000;
+/// The same for four (memory grows with the square as well).
+const SEARCHED_FOR_FOUR: usize = 500;
 
 /// The hash that stands for a row of a stream group.
 pub fn hash(row: RowKey) -> u64 {
@@ -118,6 +120,7 @@ impl Cell {
             1 => rows.contains(&xor).then(|| vec![xor]),
             2 => pair(rows, xor).map(Vec::from),
             3 if rows.len() <= SEARCHED_FOR_THREE => triple(rows, xor),
+            4 if rows.len() <= SEARCHED_FOR_FOUR => quadruple(rows, xor),
             _ => None,
         }
     }
@@ -138,6 +141,31 @@ fn triple(rows: &[u64], xor: u64) -> Option<Vec<u64>> {
         let [second, third] = pair(&rows[index + 1..], xor ^ row)?;
         Some(vec![*row, second, third])
     })
+}
+
+/// Two pairs whose XORs differ by `xor`, and that have no row in common.
+fn quadruple(rows: &[u64], xor: u64) -> Option<Vec<u64>> {
+    let mut pairs: HashMap<u64, [usize; 2]> = HashMap::new();
+    // Only pairs that end before the second pair does are known when that is looked at, so none is
+    // looked at twice.
+    for last in 1..rows.len() {
+        for first in 0..last {
+            let wanted = rows[first] ^ rows[last] ^ xor;
+            if let Some(other) = pairs.get(&wanted)
+                && !other.contains(&first)
+            {
+                return Some(
+                    [other[0], other[1], first, last]
+                        .map(|at| rows[at])
+                        .to_vec(),
+                );
+            }
+        }
+        for first in 0..last {
+            pairs.insert(rows[first] ^ rows[last], [first, last]);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -166,7 +194,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn up_to_three_new_rows_of_a_cell_are_found(rows in distinct(4..60), new in 0..4_usize) {
+        fn up_to_four_new_rows_of_a_cell_are_found(rows in distinct(5..60), new in 0..5_usize) {
             let new = new.min(rows.len());
             let (fresh, published) = rows.split_at(new);
             let summary: Summary = published.iter().copied().collect();

@@ -587,6 +587,11 @@ impl SourceSide {
         }
     }
 
+    /// Rows of which this life could not tell whether an earlier one had published them.
+    pub(crate) fn untold(&self) -> u64 {
+        self.shared.metrics.unreconciled.get()
+    }
+
     fn done(&mut self, done: Done, now: Moment) {
         self.tell(&done);
         let Done {
