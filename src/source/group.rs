@@ -9,12 +9,10 @@ use super::follower::{Follower, Load, Settings};
 use super::generations::StreamGroup;
 use super::pass::{Guarded, Shared, SharedTracker};
 use super::stragglers::Stragglers;
-use crate::ack::Tracker;
-use crate::ack::summary::Summary;
-use crate::checkpoint::{GroupCheckpoint, GroupKey, OpenWindow, Published, Window};
+use super::windows::Windows;
+use crate::ack::{Mark, Tracker};
+use crate::checkpoint::{GroupCheckpoint, GroupKey, Published};
 
-/// A window with so many rows is closed.
-const WINDOW_ROWS: u64 = 4_096;
 /// A window is closed when it is as long as the late window, and at least so many microseconds.
 pub const LEAST_WINDOW: i64 = 5_000_000;
 
@@ -74,10 +72,8 @@ pub struct Group<I> {
     pub saved: Option<Saved>,
     /// Reads that have failed since the last good one.
     pub failed_reads: u32,
-    /// What was published just before W.
-    window: OpenWindow,
-    /// Windows that are complete and not saved yet, oldest first.
-    pub closed_windows: Vec<Window>,
+    /// What was published below W and is not saved yet.
+    pub windows: Windows,
     /// Where the log began to be read: nothing at or before this is published.
     pub first: i64,
 }
@@ -132,7 +128,7 @@ impl<I> Group<I> {
             follower: Follower::new(settings, watermark).resuming(published.upto),
             tracker: SharedTracker::new(tracker),
             stragglers: Guarded::new(Stragglers::default()),
-            window: published.window,
+            windows: Windows::new(published.window),
             published: (published.upto > watermark).then(|| Arc::new(published)),
             intake: None,
             bundle,
@@ -145,7 +141,6 @@ impl<I> Group<I> {
             closed: false,
             saved,
             failed_reads: 0,
-            closed_windows: Vec::new(),
             first,
         }
     }
@@ -161,47 +156,21 @@ impl<I> Group<I> {
         }
         let before = tracker.len();
         let watermark = self.follower.advance(tracker.floor());
-        for mark in tracker.forget(watermark) {
-            self.window.summary.add(mark.hash);
-        }
+        let forgotten: Vec<Mark> = tracker.forget(watermark).collect();
         shared
             .tracked
             .fetch_sub(before - tracker.len(), Ordering::Relaxed);
         let pending = tracker.pending();
         drop(tracker);
-        self.close_window(watermark, shared.late_window.max(LEAST_WINDOW));
+        let length = shared.late_window.max(LEAST_WINDOW);
+        self.windows.passed(&forgotten, watermark, length);
         pending
-    }
-
-    fn close_window(&mut self, watermark: i64, length: i64) {
-        let rows = self.window.summary.count();
-        let long = watermark.saturating_sub(self.window.begin) >= length;
-        if rows > 0 && !long && rows < WINDOW_ROWS {
-            return;
-        }
-        if rows > 0 {
-            self.closed_windows.push(Window {
-                begin: self.window.begin,
-                upto: watermark,
-                summary: self.window.summary,
-            });
-        }
-        self.window = OpenWindow {
-            begin: watermark,
-            summary: Summary::default(),
-        };
     }
 
     /// All that an earlier run has published is recognised.
     pub fn recognised(&mut self) {
         self.published = None;
         self.tracker.lock().recognised();
-    }
-
-    /// Up to where a sweep may compare the log with the windows that are saved.
-    pub fn sweepable(&self) -> i64 {
-        let unsaved = self.closed_windows.first();
-        unsaved.map_or(self.window.begin, |window| window.begin)
     }
 
     /// How loaded the group is.
@@ -244,7 +213,7 @@ impl<I> Group<I> {
             Published::clone(published).and(&tracker)
         } else {
             let seen = self.follower.read_once();
-            Published::of(&tracker, state.watermark, self.window, now, seen)
+            Published::of(&tracker, state.watermark, self.windows.open(), now, seen)
         };
         let checkpoint = GroupCheckpoint {
             key: self.key.clone(),

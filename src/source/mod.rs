@@ -36,5 +36,6 @@ pub mod stragglers;
 pub mod sweep;
 mod table;
 pub mod wake_up;
+pub mod windows;
 
 pub use table::{Error, SourceContext, TableSource};

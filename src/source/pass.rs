@@ -284,31 +284,28 @@ impl<I: Intake, R: Log> Pass<I, R> {
         Ok((page.rows, page.next))
     }
 
-    /// The ids of a range in the streams with these indexes, which are in order.
-    async fn ids(&self, streams: &[u16], range: Range) -> Result<Vec<FlatRow>, Error> {
-        let mut ids = Vec::new();
-        for part in streams.chunks(MAX_STREAMS) {
-            let wanted: Vec<StreamID> = part
-                .iter()
-                .map(|stream| self.flat.streams[usize::from(*stream)].clone())
-                .collect();
-            let mut from = PagingState::start();
-            loop {
-                let page = {
-                    let _permit = self.shared.pace.read(self.shared.clock.now().ticks).await;
-                    self.shared.metrics.reads.add(1);
-                    self.reader.keys(&wanted, range, from).await?
-                };
-                self.shared.metrics.rows_read.add(page.rows.len() as u64);
-                ids.extend(page.rows.into_iter().map(|row| RowKey {
-                    stream: part[usize::from(row.stream)],
-                    position: row.position,
-                }));
-                let Some(next) = page.next else { break };
-                from = next;
+    /// Stream and microsecond of what is in a range of the streams with these indexes, and neither
+    /// known nor `shown`. Only that is kept of the ids.
+    async fn unknown(
+        &self,
+        streams: &[u16],
+        range: Range,
+        shown: &BTreeSet<FlatRow>,
+    ) -> Result<BTreeSet<(u16, i64)>, Error> {
+        let named: Vec<StreamID> = streams
+            .iter()
+            .map(|stream| self.flat.streams[usize::from(*stream)].clone())
+            .collect();
+        let mut unknown = BTreeSet::new();
+        let look = |row: RowKey| {
+            let stream = streams[usize::from(row.stream)];
+            let row = FlatRow { stream, ..row };
+            if !shown.contains(&row) && !self.knows(row) {
+                unknown.insert((stream, row.position.micros()));
             }
-        }
-        Ok(ids)
+        };
+        read_ids(&self.shared, &*self.reader, &named, range, look).await?;
+        Ok(unknown)
     }
 
     /// The same row, by the index of its stream in its group.
@@ -396,7 +393,6 @@ impl<I: Intake, R: Log> Pass<I, R> {
                 upto: Some(upto),
             };
             self.shared.metrics.confirmations.add(1);
-            let ids = self.ids(&streams, range).await?;
             let shown: BTreeSet<FlatRow> = fresh
                 .values()
                 .flat_map(|(batch, _)| {
@@ -406,14 +402,8 @@ impl<I: Intake, R: Log> Pass<I, R> {
                     })
                 })
                 .collect();
-            let missing = |row: &FlatRow| {
-                !shown.contains(row) && !self.cut.contains(&row.stream) && !self.knows(*row)
-            };
-            let missing: BTreeSet<(u16, i64)> = ids
-                .into_iter()
-                .filter(missing)
-                .map(|row| (row.stream, row.position.micros()))
-                .collect();
+            let mut missing = self.unknown(&streams, range, &shown).await?;
+            missing.retain(|(stream, _)| !self.cut.contains(stream));
             if missing.is_empty() {
                 return Ok(true);
             }
@@ -533,11 +523,7 @@ impl<I: Intake, R: Log> Pass<I, R> {
             return Ok(Some(ended));
         }
         let all: Vec<u16> = (0..self.flat.streams.len() as u16).collect();
-        let ids = self.ids(&all, range).await?;
-        let unknown = ids.into_iter().filter(|row| !self.knows(*row));
-        let unknown: BTreeSet<(u16, i64)> = unknown
-            .map(|row| (row.stream, row.position.micros()))
-            .collect();
+        let unknown = self.unknown(&all, range, &BTreeSet::new()).await?;
         self.fetch_and_publish(&unknown).await
     }
 
@@ -561,8 +547,13 @@ impl<I: Intake, R: Log> Pass<I, R> {
         if let Some(ended) = self.must_end() {
             return Ok(Some(ended));
         }
-        let all: Vec<u16> = (0..self.flat.streams.len() as u16).collect();
-        let ids = self.ids(&all, range).await?;
+        // One group: its streams have the same indexes here.
+        let mut ids: Vec<RowKey> = Vec::new();
+        let streams = &self.flat.streams;
+        read_ids(&self.shared, &*self.reader, streams, range, |row| {
+            ids.push(row);
+        })
+        .await?;
         let unsettled: BTreeSet<u64> = published.unsettled.iter().copied().collect();
         let settled = ids.iter().map(|row| hash(*row));
         let settled = settled.filter(|hash| !unsettled.contains(hash));
@@ -655,6 +646,39 @@ impl<I> Member<I> {
         shared.progress.lateness.add(by);
         tracing::debug!(time = %row.position.time, by_micros = by, "a row has appeared late");
     }
+}
+
+/// Reads the ids of a range; the streams of what is told are indexes of `streams`.
+pub(super) async fn read_ids(
+    shared: &Shared,
+    reader: &impl Log,
+    streams: &[StreamID],
+    range: Range,
+    mut tell: impl FnMut(RowKey),
+) -> Result<(), reader::Error> {
+    for (part, first) in streams
+        .chunks(MAX_STREAMS)
+        .zip((0_u16..).step_by(MAX_STREAMS))
+    {
+        let mut from = PagingState::start();
+        loop {
+            let page = {
+                let _permit = shared.pace.read(shared.clock.now().ticks).await;
+                shared.metrics.reads.add(1);
+                reader.keys(part, range, from).await?
+            };
+            shared.metrics.rows_read.add(page.rows.len() as u64);
+            for row in page.rows {
+                tell(RowKey {
+                    stream: row.stream + first,
+                    ..row
+                });
+            }
+            let Some(next) = page.next else { break };
+            from = next;
+        }
+    }
+    Ok(())
 }
 
 /// Adds a row to those that are being put together, and what it completes to the batches.

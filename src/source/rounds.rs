@@ -226,8 +226,8 @@ impl Rounds {
         }
     }
 
-    /// A read of the bundle has come to its end, however: it had started at `started`.
-    pub fn rested(&mut self, started: Moment, now: Moment) {
+    /// After a poll that started at `started`.
+    fn rested(&mut self, started: Moment, now: Moment) {
         let took = now.ticks.saturating_sub(started.ticks);
         self.poll_at = self.poll_at.max(now.ticks + took);
     }
@@ -317,6 +317,7 @@ impl Rounds {
     /// A round did not come to its end: it is made again after a pause.
     pub fn again(&mut self, now: Moment) {
         self.poll_at = self.poll_at.max(now.ticks + self.poll);
+        self.slice_at = self.slice_at.max(now.ticks + self.poll);
     }
 
     /// A read of some of the groups by themselves has shown so many rows that were not known: the

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::ack::summary::Summary;
 use crate::checkpoint::Window;
+use crate::event::RowKey;
 
 /// Rows that are read at once, about: ranges are read together up to so many.
 const ROWS_AT_ONCE: u64 = 8_192;
@@ -73,6 +74,19 @@ pub fn ranges(windows: &[Window], from: i64, upto: i64) -> Vec<Window> {
     ranges
 }
 
+/// A range in which nothing was published and more than `most` rows were read is cut so that it has
+/// about so many: the rows that are left out are found later. Another one stays as it is.
+pub fn bounded(mut range: Window, rows: &mut Vec<RowKey>, most: usize) -> Window {
+    if !range.summary.is_empty() || rows.len() <= most {
+        return range;
+    }
+    rows.sort_unstable_by_key(|row| row.position);
+    let last = rows[most - 1].position.micros();
+    rows.retain(|row| row.position.micros() <= last);
+    range.upto = last;
+    range
+}
+
 /// The ranges in portions that are read at once.
 pub fn portions(ranges: &[Window]) -> Vec<&[Window]> {
     let mut portions = Vec::new();
@@ -93,6 +107,8 @@ pub fn portions(ranges: &[Window]) -> Vec<&[Window]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Position;
+    use crate::source::bounds::first_timeuuid;
 
     fn window(begin: i64, upto: i64, rows: u64) -> Window {
         Window {
@@ -132,6 +148,25 @@ mod tests {
         // The checkpoint after (10, 20] was not saved: a later run has made (10, 25] and (25, 40].
         let windows = [window(10, 25, 2), window(20, 30, 1), window(25, 40, 1)];
         assert_eq!(ranges(&windows, 10, 40), [windows[0], windows[2]]);
+    }
+
+    #[test]
+    fn a_gap_with_very_many_rows_is_cut_between_two_times() {
+        let row = |micros: i64, seq| RowKey {
+            stream: 0,
+            position: Position {
+                time: first_timeuuid(micros),
+                seq,
+            },
+        };
+        let all: Vec<RowKey> = (0..30).rev().map(|n| row(1 + n / 4, n as i32)).collect();
+        let mut rows = all.clone();
+        let cut = bounded(window(0, 100, 0), &mut rows, 10);
+        // The third microsecond is whole.
+        assert_eq!((cut, rows.len()), (window(0, 3, 0), 12));
+        let mut rows = all.clone();
+        let whole = bounded(window(0, 100, 3), &mut rows, 10);
+        assert_eq!((whole, rows.len()), (window(0, 100, 3), 30));
     }
 
     #[test]

@@ -19,11 +19,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::clock::Clock;
 use super::follower::{Kind, Moment, Next, Outcome, Read, Settings};
 use super::generations::{self, Generations};
-use super::group::{Beginning, Group, Saved};
+use super::group::{Group, Saved};
 use super::intake::OpenIntake;
 use super::pace::Pace;
 use super::pass::{self, Ended, Member, Pass, Shared};
-use super::plan::{self, Plan};
+use super::plan::Plan;
 use super::reader::{self, LogReader};
 use super::ring::Ring;
 use super::wake_up::{Hints, WakeUps};
@@ -33,11 +33,12 @@ use crate::config::{Config, Outbox, TableName};
 use crate::decode::MappingError;
 use crate::runtime::health::{Progress, checks::FAILING_READS};
 use crate::runtime::{Chain, Phase};
-use crate::scylla::{self as cluster, TableDescription};
 use crate::telemetry::metrics::Metrics;
 
 use bundles::{Bundle, Unit};
 
+/// How long to wait when nothing is due.
+const IDLE: Duration = Duration::from_hours(1);
 /// How often a group that waits for room is looked at again.
 const RECHECK_MICROS: i64 = 50_000;
 /// A second change of the table within this time is an error rather than a change.
@@ -167,12 +168,6 @@ enum Of {
     Hint,
 }
 
-/// What a look at the table's surroundings has shown.
-struct Looked {
-    timestamps: Result<Vec<i64>, generations::Error>,
-    description: Result<Option<TableDescription>, cluster::Error>,
-}
-
 struct Running<'c, O: OpenIntake> {
     context: &'c SourceContext<O>,
     shared: Arc<Shared>,
@@ -194,6 +189,8 @@ struct Running<'c, O: OpenIntake> {
     hinted: Vec<u32>,
     /// Reads under way because of hints.
     hinted_reads: usize,
+    /// Whether the last turn was that of hints.
+    hinted_last: bool,
     due: BinaryHeap<Reverse<(i64, Unit)>>,
     reads: JoinSet<Done<O::Intake>>,
     saves: saves::Saves,
@@ -253,6 +250,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             }),
             hinted: Vec::new(),
             hinted_reads: 0,
+            hinted_last: false,
             due: BinaryHeap::new(),
             reads: JoinSet::new(),
             failing: 0,
@@ -275,7 +273,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let config = &self.context.config;
         let mut save = ticker(config.checkpoint.interval);
         let mut look = ticker(config.follow.generation_poll);
-        let mut looks: JoinSet<Looked> = JoinSet::new();
+        let mut looks: JoinSet<surroundings::Looked> = JoinSet::new();
         let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
         let mut tokens = Vec::new();
         let mut now_phase = *phase.borrow_and_update();
@@ -297,12 +295,7 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                     let generations = self.generations.clone();
                     let session = Arc::clone(&self.context.session);
                     let table = self.context.outbox.table.clone();
-                    looks.spawn(async move {
-                        Looked {
-                            timestamps: generations.timestamps().await,
-                            description: cluster::describe_table(&session, &table).await,
-                        }
-                    });
+                    looks.spawn(surroundings::look(generations, session, table));
                 }
                 Some(looked) = looks.join_next() => self.looked(looked.map_err(Error::Panicked)?).await,
             }
@@ -313,24 +306,26 @@ impl<'c, O: OpenIntake> Running<'c, O> {
 
     /// Starts what is due; gives back how long nothing else will be.
     fn start_reads(&mut self, phase: Phase) -> Duration {
-        let idle = Duration::from_hours(1);
         if phase > Phase::Running {
-            return idle;
+            return IDLE;
         }
-        self.start_hinted();
-        while let Some(Reverse((at, unit))) = self.due.peek().copied() {
+        loop {
+            self.start_hinted();
             let now = self.context.clock.now();
-            let wait = (at - now.ticks).max(self.context.pace.wait(now.ticks));
-            if wait > 0 {
-                return Duration::from_micros(wait as u64);
-            }
+            let pace = self.context.pace.wait(now.ticks);
+            let next = self.due.peek().copied();
+            let due = next.map_or(i64::MAX, |Reverse((at, _))| at - now.ticks);
+            let hints = pace > 0 && !self.hinted.is_empty();
+            let wait = if hints { pace } else { pace.max(due) };
+            let Some(Reverse((at, unit))) = next.filter(|_| wait <= 0) else {
+                return IDLE.min(Duration::from_micros(wait.max(0) as u64));
+            };
             self.due.pop();
             match unit {
                 Unit::Group(slot) => self.turn_of_group(slot, at, now),
                 Unit::Bundle(bundle) => self.turn_of_bundle(bundle, at, now),
             }
         }
-        idle
     }
 
     /// What a group by itself does next.
@@ -625,122 +620,6 @@ impl<'c, O: OpenIntake> Running<'c, O> {
             }
         }
     }
-
-    async fn looked(&mut self, looked: Looked) {
-        // Errors, and a table that is gone, are the reads' to tell.
-        if let Ok(Some(description)) = &looked.description {
-            self.written_to_log(description.cdc_enabled());
-        }
-        let updated = match looked.timestamps {
-            Ok(listed) => self.update(&listed).await,
-            Err(error) => Err(error.into()),
-        };
-        if updated.is_ok() && self.groups.iter().all(|group| group.closed) {
-            // Nothing to read is as good as a read.
-            self.context.progress.read();
-        }
-        if let Err(error) = updated {
-            tracing::warn!(
-                table = %self.context.outbox.table,
-                error = %Chain(&error),
-                "a look for new generations of streams has failed and will be repeated"
-            );
-        }
-    }
-
-    /// Whether writes to the table are logged. The reads do not see it: the log stays as it is.
-    fn written_to_log(&mut self, logged: bool) {
-        if logged == self.logged {
-            return;
-        }
-        self.logged = logged;
-        self.context.progress.logged(logged);
-        let table = &self.context.outbox.table;
-        if logged {
-            tracing::info!(%table, "CDC is on again; what was written meanwhile is no event");
-        } else {
-            tracing::error!(
-                %table,
-                "CDC is off: what is written to the table now will never be published; run: \
-                 ALTER TABLE {table} WITH cdc = {{'enabled': true}}"
-            );
-        }
-    }
-
-    /// Takes up generations that are new.
-    async fn update(&mut self, listed: &[i64]) -> Result<(), Error> {
-        let ttl = self.log_ttl();
-        let open = |generation: i64| {
-            let of = |(key, group): (&GroupKey, &GroupCheckpoint)| {
-                key.generation == generation && !group.closed
-            };
-            self.stored.iter().any(of)
-        };
-        let now = self.context.clock.now().wall;
-        let needed = plan::needed(listed, self.start, ttl, now, open);
-        let mut fresh = Vec::new();
-        for timestamp in needed {
-            if !self.plan.knows(timestamp) {
-                fresh.push((timestamp, self.generations.groups(timestamp).await?));
-            }
-        }
-        for (timestamp, groups) in fresh {
-            if groups.is_empty() {
-                continue;
-            }
-            self.add(timestamp, groups);
-        }
-        self.schedule_readable();
-        Ok(())
-    }
-
-    /// How long the log keeps its rows; zero is for ever.
-    fn log_ttl(&self) -> Duration {
-        let cdc = self.reader.description().cdc.as_ref();
-        cdc.map_or(Duration::ZERO, |cdc| cdc.ttl)
-    }
-
-    fn add(&mut self, timestamp: i64, groups: Vec<generations::StreamGroup>) {
-        let total = groups.len();
-        let first = plan::first_watermark(timestamp, self.start);
-        let now = self.context.clock.now();
-        let mut parts = Vec::with_capacity(total);
-        let mut ring = Vec::with_capacity(total);
-        for group in groups {
-            let key = GroupKey {
-                generation: timestamp,
-                group: group.id.clone(),
-            };
-            let checkpoint = self.stored.remove(&key);
-            let checkpoint = checkpoint.as_ref();
-            let closed = checkpoint.is_some_and(|checkpoint| checkpoint.closed);
-            parts.push((group.range_end, closed));
-            if closed {
-                ring.push((group.range_end, None));
-                continue;
-            }
-            let slot = self.groups.len() as u32;
-            ring.push((group.range_end, Some(slot)));
-            let bundle = self.join_bundle(timestamp, slot, group.streams.len(), now);
-            let beginning = Beginning {
-                generation: timestamp,
-                group,
-                checkpoint,
-                first,
-                bundle,
-            };
-            let group = Group::new(beginning, self.settings.clone(), &self.shared);
-            self.groups.push(group);
-        }
-        self.rings.insert(timestamp, ring.into_iter().collect());
-        self.plan.add(timestamp, parts);
-        tracing::info!(
-            table = %self.context.outbox.table,
-            generation = timestamp,
-            groups = total,
-            "a generation of streams is taken up"
-        );
-    }
 }
 
 /// A ticker whose first tick comes after one period.
@@ -812,6 +691,7 @@ fn is_about_the_table(error: &reader::Error) -> bool {
 mod bundles;
 mod resume;
 mod saves;
+mod surroundings;
 mod sweeps;
 #[cfg(test)]
 mod tests;

@@ -25,15 +25,6 @@ const PLAN: Plan = Plan {
 const SHORT_REQUESTS: &str = "scylla: { request_timeout: 1s }";
 
 /// A case's bench with a relay that gives requests up soon.
-async fn bench(broker: &kafka::Broker) -> Result<Bench> {
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more: SHORT_REQUESTS,
-        ..Setup::default()
-    };
-    Bench::with(Database::emulator_only().await?, setup).await
-}
-
 fn faults(bench: &Bench) -> Result<&Faults> {
     Ok(bench.database.emulator().context("the emulator")?.faults())
 }
@@ -44,7 +35,7 @@ async fn reads_of_one_table_fail_in_every_way_and_the_other_goes_on() -> Result<
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker).await?;
+    let bench = Bench::emulated(&broker, SHORT_REQUESTS).await?;
     let (orders, _) = tables(&bench.name);
     let log = format!(
         "{}_scylla_cdc_log",
@@ -95,7 +86,7 @@ async fn statements_are_forgotten_as_after_a_restart_of_a_node() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker).await?;
+    let bench = Bench::emulated(&broker, SHORT_REQUESTS).await?;
     let relay = bench.relay.start().await?;
     bench.write_and_arrive(PLAN).await?;
     let mut forgotten =
@@ -123,7 +114,7 @@ async fn reads_of_one_stream_group_fail_and_the_others_go_on() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker).await?;
+    let bench = Bench::emulated(&broker, SHORT_REQUESTS).await?;
     let relay = bench.relay.start().await?;
     bench.write_and_arrive(PLAN).await?;
     let cql = format!(
@@ -173,7 +164,7 @@ async fn checkpoints_cannot_be_written() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker).await?;
+    let bench = Bench::emulated(&broker, SHORT_REQUESTS).await?;
     let own = format!("relay_{}", bench.name);
     // The table's first start cannot be saved at first, either.
     let overloaded = Effect::Fail(Error::overloaded());
@@ -232,7 +223,7 @@ async fn the_database_is_restarted() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker).await?;
+    let bench = Bench::emulated(&broker, SHORT_REQUESTS).await?;
     let emulator = bench.database.emulator().context("the emulator")?;
     let relay = bench.relay.start().await?;
     bench.write_and_arrive(PLAN).await?;

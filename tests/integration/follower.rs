@@ -2,7 +2,6 @@
 
 use crate::support::bench::{Bench, Setup};
 use crate::support::database::Database;
-use crate::support::kafka::Broker;
 use crate::support::relay::RelayProcess;
 use crate::support::traffic::{Plan, tables};
 use crate::support::{kafka, oracle, say};
@@ -11,16 +10,6 @@ use scylla_emulator::Emulator;
 use scylla_emulator::faults::Injected;
 use scylla_emulator::visibility::{Hide, Rule};
 use std::time::{Duration, Instant};
-
-async fn bench(broker: &Broker, more: &str) -> Result<Bench> {
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more,
-        ..Setup::default()
-    };
-    // Only there can rows be hidden.
-    Bench::with(Database::emulator_only().await?, setup).await
-}
 
 /// Hides rows of the first table.
 fn hide(bench: &Bench, rule: impl FnOnce(&str) -> Rule) -> Result<Injected> {
@@ -49,7 +38,7 @@ async fn a_page_shows_a_later_write_without_an_earlier_one() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker, "").await?;
+    let bench = Bench::emulated(&broker, "").await?;
     let hidden = hide(&bench, |table| {
         Rule::on(table, Hide::Reads(1)).share(0.3).seed(7)
     })?;
@@ -78,7 +67,7 @@ async fn rows_that_appear_after_the_late_window_are_found() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker, "follow: { late_window: 2s, confirm: 1s }").await?;
+    let bench = Bench::emulated(&broker, "follow: { late_window: 2s, confirm: 1s }").await?;
     let hidden = hide(&bench, |table| {
         Rule::on(table, Hide::For(Duration::from_secs(9))).with_value("very late")
     })?;

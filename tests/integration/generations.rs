@@ -81,12 +81,7 @@ async fn a_generation_that_is_listed_late() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more: "follow: { generation_poll: 500ms }",
-        ..Setup::default()
-    };
-    let bench = Bench::with(Database::emulator_only().await?, setup).await?;
+    let bench = Bench::emulated(&broker, "follow: { generation_poll: 500ms }").await?;
     let emulator = bench.database.emulator().context("the emulator")?;
     let relay = bench.relay.start().await?;
     bench.write_and_arrive(FEW).await?;

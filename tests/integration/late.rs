@@ -1,9 +1,7 @@
 //! Rows whose times are not those at which they can be seen: late ones, equal ones, and clocks that
 //! differ or jump.
 
-use crate::support::bench::{Bench, Setup};
-use crate::support::database::Database;
-use crate::support::kafka::Broker;
+use crate::support::bench::Bench;
 use crate::support::traffic::Plan;
 use crate::support::{kafka, oracle};
 use anyhow::{Context, Result};
@@ -18,16 +16,6 @@ const FEW: Plan = Plan {
     keys: 30,
     ahead: 60,
 };
-
-async fn bench(broker: &Broker, more: &str) -> Result<Bench> {
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more,
-        ..Setup::default()
-    };
-    // Only its clock can be set, and it takes timestamps as the real server does.
-    Bench::with(Database::emulator_only().await?, setup).await
-}
 
 fn now() -> Result<i64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as i64)
@@ -46,7 +34,7 @@ async fn rows_become_visible_up_to_170_seconds_late() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker, WIDE_WINDOW).await?;
+    let bench = Bench::emulated(&broker, WIDE_WINDOW).await?;
     let relay = bench.relay.start().await?;
     let late = [SECOND / 10, 5 * SECOND, 60 * SECOND, 170 * SECOND];
     for micros in late {
@@ -75,7 +63,7 @@ async fn many_rows_share_a_microsecond_and_pages_end_inside_it() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker, "follow: { page_rows: 7 }").await?;
+    let bench = Bench::emulated(&broker, "follow: { page_rows: 7 }").await?;
     let relay = bench.relay.start().await?;
     bench.write_and_arrive(FEW).await?;
     let time = now()?;
@@ -122,7 +110,7 @@ async fn clocks_of_writers_differ_by_seconds() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker, "").await?;
+    let bench = Bench::emulated(&broker, "").await?;
     let mut relay = bench.relay.start().await?;
     for round in 0..3 {
         for number in 0..100 {
@@ -148,7 +136,7 @@ async fn the_servers_clock_jumps_by_a_minute_and_back() -> Result<()> {
     let Some(broker) = kafka::broker(case).await else {
         return Ok(());
     };
-    let bench = bench(&broker, WIDE_WINDOW).await?;
+    let bench = Bench::emulated(&broker, WIDE_WINDOW).await?;
     let emulator = bench.database.emulator().context("the emulator")?;
     let relay = bench.relay.start().await?;
     let minute = Duration::from_mins(1).as_micros() as i64;

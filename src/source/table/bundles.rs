@@ -192,20 +192,26 @@ impl<O: OpenIntake> Running<'_, O> {
         }
     }
 
-    /// Reads the groups that writers have named, as many together as one request may ask for.
+    /// Reads the groups that writers have named, as many together as one request may ask for; in turn
+    /// with what is due.
     pub(super) fn start_hinted(&mut self) {
-        if self.hinted.is_empty() || self.hinted_reads >= HINTED_READS {
+        let now = self.context.clock.now();
+        let due = self.due.peek();
+        let waits = due.is_some_and(|Reverse((at, _))| *at <= now.ticks);
+        let others_turn = std::mem::take(&mut self.hinted_last) && waits;
+        let busy = self.hinted_reads >= HINTED_READS || self.context.pace.wait(now.ticks) > 0;
+        if self.hinted.is_empty() || busy || others_turn {
             return;
         }
-        let now = self.context.clock.now();
+        self.hinted_last = true;
         let hinted = std::mem::take(&mut self.hinted);
         let (mut slots, mut streams) = (Vec::new(), 0);
         for slot in hinted {
             let group = &mut self.groups[slot as usize];
-            if group.reading {
+            // It was read since, or will be when its read has ended.
+            if group.reading || !std::mem::take(&mut group.hinted) {
                 continue;
             }
-            group.hinted = false;
             if !self.may_read(slot) || !self.takes_part(slot, now) {
                 continue;
             }

@@ -53,7 +53,7 @@ impl<O: OpenIntake> Running<'_, O> {
         let idle_interval = micros(self.context.config.checkpoint.idle_interval);
         let mut unsaved = Unsaved::default();
         for (group, slot) in self.groups.iter().zip(0..) {
-            let closed = &group.closed_windows;
+            let closed = group.windows.unsaved();
             if !closed.is_empty() {
                 let windows = closed.iter().map(|window| (group.key.clone(), *window));
                 unsaved.windows.extend(windows);
@@ -124,7 +124,7 @@ impl<O: OpenIntake> Running<'_, O> {
                     self.groups[slot as usize].saved = Some(state);
                 }
                 for (slot, windows) in changed.closed {
-                    self.groups[slot as usize].closed_windows.drain(..windows);
+                    self.groups[slot as usize].windows.saved(windows);
                 }
                 let unsaved = &mut self.saves.windows;
                 unsaved.retain(|window| !changed.mended.contains(window));

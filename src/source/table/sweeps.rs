@@ -3,23 +3,25 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use scylla::response::PagingState;
 use scylla_cdc::cdc_types::StreamID;
 use tokio::task::{JoinError, JoinSet};
 
-use super::{Duration, OpenIntake, Phase, Running};
+use super::{Duration, IDLE, OpenIntake, Phase, Running};
 use crate::checkpoint::{self, GroupKey, Store, Window};
 use crate::config::TableName;
 use crate::event::RowKey;
 use crate::runtime::Chain;
 use crate::source::group::LEAST_WINDOW;
-use crate::source::pass::{Guarded, Shared};
-use crate::source::reader::{self, LogReader, MAX_STREAMS, Range};
+use crate::source::pass::{Guarded, Shared, read_ids};
+use crate::source::reader::{self, LogReader, Range};
 use crate::source::stragglers::Stragglers;
 use crate::source::sweep;
 
 /// A sweep rests so many times as long as it has taken, at least.
 const REST: i64 = 9;
+
+/// A sweep of a group that has found so many rows is left at that; the next one goes on.
+const FOUND_AT_ONCE: usize = 4_096;
 
 /// The sweeps of one table.
 #[derive(Debug)]
@@ -80,13 +82,12 @@ struct Sweep {
 impl<O: OpenIntake> Running<'_, O> {
     /// Starts the sweep of the next group if it is due; gives back how long there is nothing to do.
     pub(super) fn start_sweep(&mut self, phase: Phase) -> Duration {
-        let idle = Duration::from_hours(1);
         let Some(store) = self.context.checkpoints.clone() else {
-            return idle;
+            return IDLE;
         };
         let wanted = self.context.config.follow.sweep && phase == Phase::Running;
         if !wanted || !self.sweeps.tasks.is_empty() || self.groups.is_empty() {
-            return idle;
+            return IDLE;
         }
         let now = self.context.clock.now();
         if self.sweeps.at == i64::MIN {
@@ -107,10 +108,10 @@ impl<O: OpenIntake> Running<'_, O> {
         }
         let Some(slot) = self.sweeps.queue.pop_front() else {
             self.sweeps.at = now.ticks.saturating_add(self.sweeps.base);
-            return idle;
+            return IDLE;
         };
         let group = &self.groups[slot as usize];
-        let upto = group.sweepable();
+        let upto = group.windows.saved_upto();
         let reach = sweep::reach(self.sweeps.pass, self.sweeps.base);
         let from = group
             .first
@@ -142,7 +143,7 @@ impl<O: OpenIntake> Running<'_, O> {
                 found,
             }
         });
-        idle
+        IDLE
     }
 
     /// A pass takes as long as it reaches back at least, and a tenth of the time at most.
@@ -199,6 +200,10 @@ impl Sweep {
                 *compared += 1;
                 found += self.compare(range, &rows);
             }
+            if found >= FOUND_AT_ONCE {
+                // The rest is left to the next pass.
+                break;
+            }
         }
         Ok(found)
     }
@@ -208,8 +213,9 @@ impl Sweep {
             let micros = row.position.micros();
             micros > range.begin && micros <= range.upto
         };
-        let rows: Vec<RowKey> = rows.iter().filter(inside).copied().collect();
-        self.stragglers.lock().compare(*range, &rows)
+        let mut rows: Vec<RowKey> = rows.iter().filter(inside).copied().collect();
+        let range = sweep::bounded(*range, &mut rows, FOUND_AT_ONCE);
+        self.stragglers.lock().compare(range, &rows)
     }
 
     /// The ids of some ranges, which follow each other.
@@ -219,28 +225,8 @@ impl Sweep {
             upto: Some(ranges.last().map_or(self.upto, |range| range.upto)),
         };
         let mut rows = Vec::new();
-        for (part, first) in self
-            .streams
-            .chunks(MAX_STREAMS)
-            .zip((0_u16..).step_by(MAX_STREAMS))
-        {
-            let mut from = PagingState::start();
-            loop {
-                let page = {
-                    let now = self.shared.clock.now().ticks;
-                    let _permit = self.shared.pace.read(now).await;
-                    self.shared.metrics.reads.add(1);
-                    self.reader.keys(part, range, from).await?
-                };
-                self.shared.metrics.rows_read.add(page.rows.len() as u64);
-                rows.extend(page.rows.into_iter().map(|row| RowKey {
-                    stream: row.stream + first,
-                    position: row.position,
-                }));
-                let Some(next) = page.next else { break };
-                from = next;
-            }
-        }
+        let tell = |row| rows.push(row);
+        read_ids(&self.shared, &*self.reader, &self.streams, range, tell).await?;
         Ok(rows)
     }
 }

@@ -59,6 +59,16 @@ impl Bench {
         Self::with(Database::start().await?, setup).await
     }
 
+    /// On the emulator, whatever else there is: only its clock can be set, and it fails on purpose.
+    pub(crate) async fn emulated(broker: &kafka::Broker, more: &str) -> Result<Self> {
+        let setup = Setup {
+            direct: &broker.bootstrap,
+            more,
+            ..Setup::default()
+        };
+        Self::with(Database::emulator_only().await?, setup).await
+    }
+
     pub(crate) async fn with(database: Database, setup: Setup<'_>) -> Result<Self> {
         let name = unique("case");
         let topics = ["order", "invoice"].map(|kind| format!("{name}.{kind}"));
