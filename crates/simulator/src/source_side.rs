@@ -11,12 +11,10 @@ use std::time::Duration;
 use futures::task::noop_waker_ref;
 use outbox_relay::ack::Settled;
 use outbox_relay::checkpoint::{GroupCheckpoint, GroupKey, published};
-use outbox_relay::config::TableName;
-use outbox_relay::event::{ChangeColumns, Position, RowKey};
+use outbox_relay::event::{ChangeColumns, Position};
 use outbox_relay::pipeline::PublishIntake;
 use outbox_relay::runtime::Phase;
 use outbox_relay::runtime::health::Progress;
-use outbox_relay::source::changes::LogRow;
 use outbox_relay::source::clock::Clock;
 use outbox_relay::source::follower::{Follower, Kind, Moment, Next, Outcome, Read, Settings};
 use outbox_relay::source::generations::StreamGroup;
@@ -24,17 +22,18 @@ use outbox_relay::source::group::{Beginning, Group, Saved};
 use outbox_relay::source::pace::Pace;
 use outbox_relay::source::pass::{self, Ended, Member, Pass, Shared};
 use outbox_relay::source::plan::{self, Plan};
-use outbox_relay::source::reader::{self, Log, MAX_STREAMS, Page, Range};
+use outbox_relay::source::reader::MAX_STREAMS;
 use outbox_relay::source::rounds::{Part, Round, Rounds};
 use outbox_relay::telemetry::metrics::Metrics;
-use scylla::response::PagingState;
-use scylla::value::CqlTimeuuid;
-use scylla_cdc::cdc_types::StreamID;
 use tokio::sync::{mpsc, watch};
 
 use crate::database::{Save, StreamKey, stream_id};
 use crate::scenario::Scenario;
-use crate::wire::{Answer, Request, Wire};
+use crate::wire::{Request, Wire};
+
+mod log;
+
+use log::SimulatedLog;
 
 /// How often a group that waits for room is looked at again, as in the relay.
 const RECHECK: i64 = 50_000;
@@ -66,97 +65,6 @@ impl Form {
             published: published::decode(&self.published, self.watermark)
                 .expect("what was saved can be read"),
             closed: self.closed,
-        }
-    }
-}
-
-/// The simulated log of the table.
-#[derive(Debug)]
-struct SimulatedLog {
-    wire: Arc<Wire>,
-    columns: Arc<ChangeColumns>,
-    page_rows: usize,
-    streams: BTreeMap<StreamID, StreamKey>,
-}
-
-impl SimulatedLog {
-    async fn page(
-        &self,
-        streams: &[StreamID],
-        range: Range,
-        from: PagingState,
-        keys: bool,
-    ) -> Answer {
-        let request = Request::Page {
-            streams: streams.iter().map(|stream| self.streams[stream]).collect(),
-            range,
-            after: read_paging(&from),
-            keys,
-        };
-        self.wire.call(request).await
-    }
-}
-
-fn failed() -> reader::Error {
-    reader::Error::NoTable(TableName {
-        keyspace: String::new(),
-        table: String::new(),
-    })
-}
-
-/// A place between two pages.
-fn write_paging((stream, position): (u16, Position)) -> PagingState {
-    let mut bytes = stream.to_be_bytes().to_vec();
-    bytes.extend_from_slice(position.time.as_bytes());
-    bytes.extend_from_slice(&position.seq.to_be_bytes());
-    PagingState::new_from_raw_bytes(bytes)
-}
-
-fn read_paging(state: &PagingState) -> Option<(u16, Position)> {
-    let bytes = state.as_bytes_slice()?;
-    let (stream, rest) = bytes.split_first_chunk::<2>()?;
-    let (time, rest) = rest.split_first_chunk::<16>()?;
-    let seq = i32::from_be_bytes(rest.try_into().ok()?);
-    let time = CqlTimeuuid::from_bytes(*time);
-    Some((u16::from_be_bytes(*stream), Position { time, seq }))
-}
-
-impl Log for SimulatedLog {
-    fn columns(&self) -> &Arc<ChangeColumns> {
-        &self.columns
-    }
-
-    fn page_rows(&self) -> usize {
-        self.page_rows
-    }
-
-    async fn keys(
-        &self,
-        streams: &[StreamID],
-        range: Range,
-        from: PagingState,
-    ) -> Result<Page<RowKey>, reader::Error> {
-        match self.page(streams, range, from, true).await {
-            Answer::Keys(rows, next) => Ok(Page {
-                rows,
-                next: next.map(write_paging),
-            }),
-            _ => Err(failed()),
-        }
-    }
-
-    async fn rows(
-        &self,
-        streams: &[StreamID],
-        range: Range,
-        from: PagingState,
-    ) -> Result<Page<LogRow>, reader::Error> {
-        match self.page(streams, range, from, false).await {
-            Answer::Rows(rows, next) => Ok(Page {
-                rows,
-                next: next.map(write_paging),
-            }),
-            _ => Err(failed()),
         }
     }
 }
