@@ -16,6 +16,7 @@ pub mod dead_letters;
 pub mod decode;
 pub mod event;
 pub mod fingerprint;
+pub mod http;
 pub mod ownership;
 pub mod pipeline;
 pub mod retry;

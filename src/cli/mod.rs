@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Sources};
-use crate::runtime::{self, signals::StopSignals};
+use crate::runtime::{daemon, signals::StopSignals};
 use crate::telemetry;
 
 /// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
@@ -132,12 +132,13 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             block_on(demo::run(args))
         }
         Command::Run => {
-            let config = Arc::new(load(cli)?.config);
-            let _logs = telemetry::start(&config.log).context("start the log")?;
+            let loaded = load(cli)?;
+            let logs = telemetry::start(&loaded.config.log).context("start the log")?;
             let signals =
                 StopSignals::install_for_daemon().context("install the signal handlers")?;
+            let level = logs.level();
             block_on(async {
-                let relay = runtime::run(config, runtime::Hooks::default(), signals.stop());
+                let relay = daemon::run(sources(cli), loaded, level, &signals);
                 relay.await.map(drop).map_err(Into::into)
             })
         }

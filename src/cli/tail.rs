@@ -19,6 +19,7 @@ use crate::event::{Change, Record};
 use crate::pipeline::{Closed, Taken};
 use crate::route::Router;
 use crate::runtime::Phase;
+use crate::runtime::pauses::Pause;
 use crate::runtime::signals::StopSignals;
 use crate::scylla as cluster;
 use crate::source::clock::Clock;
@@ -77,6 +78,7 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
         clock: Arc::new(Clock::default()),
         progress: Arc::default(),
         wake_ups: None,
+        pause: Pause::default(),
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

@@ -9,6 +9,7 @@
 //!
 //! It reads files that it is given and the environment that it is handed; it opens no connection.
 
+pub mod changes;
 mod kafka;
 mod layers;
 mod locate;

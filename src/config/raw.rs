@@ -7,6 +7,7 @@
 //! 2. Every key but an outbox's `table` has a default.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -15,8 +16,8 @@ use super::read::{Node, Read, Reader};
 use super::reference::{Field, Show, Shown};
 use super::resolved::{Start, TopicTemplate};
 use super::values::{
-    Bytes, Consistency, Entry, Format, LogForm, OnExhausted, OnPermanent, Password, Preset,
-    Properties, Rotation, Span, StartAt, Table, UnreadyWhen, WakeUpAt,
+    Bytes, Consistency, Entry, Format, ListenAt, LogForm, OnExhausted, OnPermanent, Password,
+    Preset, Properties, Rotation, Span, StartAt, Table, UnreadyWhen, WakeUpAt,
 };
 
 /// Declares a section. A key that is unset by default shows an example in the reference.
@@ -91,6 +92,8 @@ section! {
         shutdown: Shutdown = Shutdown::default();
         /// Where logs go.
         log: Log = Log::default();
+        /// The HTTP server: health, metrics, status, the page, and what a person may ask for.
+        http: Http = Http::default();
         /// What happens when a task of the relay fails, and what its health depends on. Tasks are
         /// restarted one by one: a table that fails never stops another (docs/supervision.md).
         supervision: Supervision = Supervision::default();
@@ -378,6 +381,26 @@ section! {
         rotation: Rotation = Rotation::Daily;
         /// Files kept: a week of daily ones.
         keep: u64 = 7;
+    }
+}
+
+section! {
+    /// The HTTP server.
+    Http {
+        /// Where the server listens: an address and a port. The loopback interface by default; in a
+        /// container 0.0.0.0:9464. Empty: nowhere. Whoever reaches it may read health, metrics and
+        /// status, which hold neither keys nor payloads.
+        listen: ListenAt = ListenAt(Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464)));
+        /// The token that dead letters, pauses, replays, reloads and the log level ask for, as in
+        /// Authorization: Bearer TOKEN; 16 characters or more. Without one they are off. Prefer
+        /// admin_token_file, or the environment variable OUTBOX_RELAY__HTTP__ADMIN_TOKEN.
+        admin_token: Option<Password> = None => "\"a long random word\"";
+        /// File that holds the token and nothing else; a newline at its end is ignored.
+        admin_token_file: Option<String> = None => "/run/secrets/outbox-relay-token";
+        /// Connections at once; those beyond wait to be accepted.
+        max_connections: u64 = 64;
+        /// How long a request may take to be read, and to be answered.
+        request_timeout: Span = Span::secs(30);
     }
 }
 

@@ -44,6 +44,7 @@ shown_as_text!(
     super::values::Bytes,
     super::values::Consistency,
     super::values::Format,
+    super::values::ListenAt,
     super::values::LogForm,
     super::values::Password,
     super::values::Preset,

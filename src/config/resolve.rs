@@ -10,9 +10,10 @@ use super::path::Path;
 use super::raw::{self, Raw};
 use super::read::Reader;
 use super::resolved::{
-    Breaker, Checkpoint, Columns, Config, DeadLetters, Follow, HeaderMapping, Limits, Log, LogFile,
-    LogFormat, LogRotation, OnExhausted, OnPermanent, Outbox, Relay, Retry, Scylla, Secret,
-    Shutdown, StandardHeaders, Supervision, TopicPart, TopicTemplate, UnreadyWhen, ValueFormat,
+    Breaker, Checkpoint, Columns, Config, DeadLetters, Follow, HeaderMapping, Http, Limits, Log,
+    LogFile, LogFormat, LogRotation, OnExhausted, OnPermanent, Outbox, Relay, Retry, Scylla,
+    Secret, Shutdown, StandardHeaders, Supervision, TopicPart, TopicTemplate, UnreadyWhen,
+    ValueFormat,
 };
 use super::values::{self, Entry, Format, LogForm, Rotation, Span, is_schema_name};
 
@@ -44,6 +45,7 @@ pub(super) fn resolve(raw: &Raw, reader: &mut Reader<'_>) -> Config {
             ),
         },
         log: log(&raw.log, &root.key("log"), reader),
+        http: http(&raw.http, &root.key("http"), reader),
         supervision: supervision(raw, &root.key("supervision"), reader),
     }
 }
@@ -550,6 +552,48 @@ fn log(raw: &raw::Log, path: &Path, reader: &mut Reader<'_>) -> Log {
             },
             keep,
         }),
+    }
+}
+
+/// A token that can be guessed protects nothing.
+const LEAST_TOKEN: usize = 16;
+
+fn http(raw: &raw::Http, path: &Path, reader: &mut Reader<'_>) -> Http {
+    let from_file = path.key("admin_token_file");
+    let (token, at) = match (&raw.admin_token, &raw.admin_token_file) {
+        (Some(_), Some(_)) => {
+            reader.problem(&from_file, "admin_token is set too: keep one of the two");
+            (None, from_file)
+        }
+        (Some(token), None) => (Some(token.0.clone()), path.key("admin_token")),
+        (None, Some(file)) => (secret_file(file, &from_file, reader), from_file),
+        (None, None) => (None, from_file),
+    };
+    if let Some(token) = &token {
+        let token = token.expose();
+        if token.len() < LEAST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let message = format!(
+                "a token has {LEAST_TOKEN} visible ASCII characters or more: make one with \
+                 `openssl rand -hex 32`"
+            );
+            reader.problem(&at, message);
+        }
+    }
+    Http {
+        listen: raw.listen.0,
+        admin_token: token,
+        max_connections: count(
+            raw.max_connections,
+            1..=10_000,
+            &path.key("max_connections"),
+            reader,
+        ),
+        request_timeout: span(
+            raw.request_timeout,
+            100 * MILLI..=HOUR,
+            &path.key("request_timeout"),
+            reader,
+        ),
     }
 }
 

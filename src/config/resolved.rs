@@ -36,6 +36,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Where logs go.
     pub log: Log,
+    /// The HTTP server.
+    pub http: Http,
     /// What happens when a task fails.
     pub supervision: Supervision,
 }
@@ -470,6 +472,19 @@ pub enum LogRotation {
     Daily,
     /// Never.
     Never,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// Where it listens, if anywhere.
+    pub listen: Option<SocketAddr>,
+    /// What administration asks for; without it, it is off.
+    pub admin_token: Option<Secret>,
+    /// Connections at once.
+    pub max_connections: NonZeroUsize,
+    /// How long a request may take to be read, and to be answered.
+    pub request_timeout: Duration,
 }
 
 /// What happens when a task of the relay fails.

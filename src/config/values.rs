@@ -372,6 +372,38 @@ written_as_text!(WakeUpAt, "WakeUp", {
     "pattern": r"^(udp://.+:[0-9]+|unix:///.+)?$",
 });
 
+/// Where the HTTP server listens; empty is nowhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ListenAt(pub(super) Option<SocketAddr>);
+
+impl fmt::Display for ListenAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |address| address.fmt(f))
+    }
+}
+
+impl Scalar for ListenAt {
+    const TEXT: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        text.parse()
+            .map(|address| Self(Some(address)))
+            .map_err(|_| {
+                "is no place to listen: write an IP address and a port, such as 127.0.0.1:9464 or \
+             0.0.0.0:9464, or nothing"
+                    .to_owned()
+            })
+    }
+}
+
+written_as_text!(ListenAt, "Listen", {
+    "type": "string",
+    "pattern": r"^(.+:[0-9]+)?$",
+});
+
 /// A value that is one of a few words.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident { $($variant:ident = $word:literal),* $(,)? }) => {

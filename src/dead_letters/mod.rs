@@ -15,6 +15,7 @@
 
 pub mod extent;
 pub mod filter;
+pub mod find;
 pub mod letter;
 pub mod parking;
 pub mod recode;
@@ -23,6 +24,8 @@ pub mod requests;
 pub mod row;
 pub mod store;
 pub mod task;
+pub mod types;
+pub mod view;
 
 use futures::future::BoxFuture;
 use std::sync::Arc;

@@ -184,12 +184,25 @@ impl Requests {
         Ok(open.map(request).collect())
     }
 
-    /// How far a request has come.
+    /// How far a request has come; an unknown one is open.
     ///
     /// # Errors
     ///
     /// When it cannot be read.
     pub async fn report(&self, id: Uuid) -> Result<Report, Error> {
+        Ok(self.find(id).await?.unwrap_or(Report {
+            state: State::Open,
+            progress: Progress::default(),
+            error: None,
+        }))
+    }
+
+    /// How far a request has come, if there is one of this id.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub async fn find(&self, id: Uuid) -> Result<Option<Report>, Error> {
         type Row = (Option<String>, Option<String>);
         let values = (&self.relay, CqlTimeuuid::from(id));
         let rows = self.session.execute_iter(self.read.clone(), values).await;
@@ -198,16 +211,18 @@ impl Requests {
             .rows_stream::<Row>()
             .map_err(read_error)?;
         let rows: Vec<Row> = rows.try_collect().await.map_err(read_error)?;
-        let (state, progress) = rows.into_iter().next().unwrap_or_default();
+        let Some((state, progress)) = rows.into_iter().next() else {
+            return Ok(None);
+        };
         let report = progress.and_then(|text| serde_json::from_str::<Report>(&text).ok());
-        Ok(Report {
+        Ok(Some(Report {
             state: State::of(state.as_deref().unwrap_or_default()),
             ..report.unwrap_or(Report {
                 state: State::Open,
                 progress: Progress::default(),
                 error: None,
             })
-        })
+        }))
     }
 
     /// Begins a request; says whether it is still there to be carried out. One that was begun before

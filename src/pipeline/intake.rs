@@ -13,7 +13,7 @@ use crate::dead_letters::{KeptRow, Label};
 use crate::decode::{Decision, Decoder, Reason, SkipReason};
 use crate::event::{Change, TableId};
 use crate::route::{Router, Unroutable};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, TableMetrics};
 
 /// A row that should be an event and cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +48,7 @@ pub struct PublishIntake {
     router: Router,
     handle: Handle,
     metrics: Arc<Metrics>,
+    counts: Arc<TableMetrics>,
     /// What was handed on lately, unless repetitions are to be published.
     seen: Option<Seen>,
 }
@@ -66,6 +67,7 @@ impl PublishIntake {
     ) -> Self {
         Self {
             table,
+            counts: metrics.table(name),
             name: Arc::from(name),
             types,
             decoder,
@@ -118,6 +120,7 @@ impl PublishIntake {
                     return Ok(Taken::Skipped);
                 }
                 self.metrics.events.add(1);
+                self.counts.events.add(1);
                 let delivery = Delivery {
                     table: self.table,
                     record,

@@ -3,11 +3,13 @@
 //! Owns the two budgets, events and bytes, and the channel that what is admitted goes through.
 //! Both budgets are first come, first served, so one caller's submits keep their order.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::core::{Core, Item, Kind};
 use super::{Broken, Delivery, Replay, Replayed};
@@ -30,6 +32,8 @@ struct Budget {
     unit: usize,
     /// All permits of `bytes`.
     whole: u32,
+    /// All permits of `events`.
+    most_events: usize,
 }
 
 impl Budget {
@@ -43,6 +47,7 @@ impl Budget {
             bytes: Arc::new(Semaphore::new(whole as usize)),
             unit,
             whole,
+            most_events: events,
         }
     }
 
@@ -84,8 +89,27 @@ pub struct Admitted {
     pub(super) label: Label,
     pub(super) content: Content,
     pub(super) owner: Owner,
+    times: Times,
     _event: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
+}
+
+/// When an item was handed over and last attempted.
+#[derive(Debug)]
+struct Times {
+    submitted: Instant,
+    sent: Cell<Option<Instant>>,
+}
+
+/// How long an item has taken until `now`, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Took {
+    /// Since its row was written.
+    pub(super) written: i64,
+    /// Since it was handed over.
+    pub(super) submitted: i64,
+    /// Since its last attempt.
+    pub(super) sent: i64,
 }
 
 impl Item for Admitted {
@@ -124,6 +148,26 @@ impl Admitted {
             Content::Record(record) => Some(record),
             Content::Broken { .. } => None,
         }
+    }
+
+    /// An attempt is made.
+    pub(super) fn sent(&self, now: Instant) {
+        self.times.sent.set(Some(now));
+    }
+
+    /// How long it has taken; `wall` is `now` in microseconds since the Unix epoch. `None` for a
+    /// replay, which has waited for a person.
+    pub(super) fn took(&self, now: Instant, wall: i64) -> Option<Took> {
+        let Owner::Row(ack) = &self.owner else {
+            return None;
+        };
+        let since = |at: Instant| now.saturating_duration_since(at).as_micros() as i64;
+        let submitted = since(self.times.submitted);
+        Some(Took {
+            written: wall.saturating_sub(ack.row().row.position.micros()),
+            submitted,
+            sent: self.times.sent.get().map_or(0, since),
+        })
     }
 
     /// The row that is settled with it; `None` for a replay.
@@ -350,6 +394,22 @@ impl Handle {
         answer.await.map_err(|_| Closed)
     }
 
+    /// Events and bytes that are in flight now.
+    pub fn in_flight(&self) -> (usize, usize) {
+        let Budget {
+            events,
+            bytes,
+            unit,
+            whole,
+            most_events,
+        } = &*self.budget;
+        let free = bytes.available_permits();
+        (
+            most_events.saturating_sub(events.available_permits()),
+            (*whole as usize).saturating_sub(free).saturating_mul(*unit),
+        )
+    }
+
     /// The state of the breaker before Kafka.
     pub fn breaker(&self) -> watch::Receiver<breaker::State> {
         self.breaker.clone()
@@ -363,6 +423,10 @@ impl Handle {
         content: Content,
         owner: Owner,
     ) -> Result<(), Closed> {
+        let times = Times {
+            submitted: Instant::now(),
+            sent: Cell::new(None),
+        };
         let cost = self.budget.cost(match &content {
             Content::Record(record) => record.size(),
             Content::Broken { reason, row } => key.len() + reason.len() + row.size(),
@@ -381,6 +445,7 @@ impl Handle {
             label,
             content,
             owner,
+            times,
             _event: event,
             _bytes: bytes,
         };

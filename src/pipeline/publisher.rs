@@ -5,7 +5,7 @@
 //! knows the time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -234,6 +234,7 @@ impl Pipeline {
         let token = next.token;
         let record = next.item.record();
         let record = record.expect("what is no record is not given out");
+        next.item.sent(Instant::now());
         match self.sink.send(token, record) {
             Ok(()) => {}
             Err(SendError::QueueFull) => self.core.queue_full(token, now),
@@ -266,6 +267,7 @@ impl Pipeline {
                     if item.is_replay() {
                         self.metrics.replayed.add(1);
                     }
+                    self.took(&item);
                     // Settled first; the permits go with the rest of it.
                     item.settle();
                 }
@@ -286,6 +288,18 @@ impl Pipeline {
                     delay,
                 } => self.lost(&error, unacknowledged, delay),
             }
+        }
+    }
+
+    fn took(&self, item: &Admitted) {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall = wall.map_or(0, |wall| wall.as_micros() as i64);
+        if let Some(took) = item.took(Instant::now(), wall) {
+            let stages = &self.metrics.stages;
+            stages.total.add(took.written);
+            stages.visible.add(took.written - took.submitted);
+            stages.queue.add(took.submitted - took.sent);
+            stages.kafka.add(took.sent);
         }
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use scylla::statement::Consistency;
 
 use crate::config::{
-    Breaker, Checkpoint, Config, DeadLetters, Follow, Kafka, Limits, Log, LogFormat, OnExhausted,
-    OnPermanent, Relay, Retry, Scylla, Shutdown, Start, Supervision, UnreadyWhen,
+    Breaker, Checkpoint, Config, DeadLetters, Follow, Http, Kafka, Limits, Log, LogFormat,
+    OnExhausted, OnPermanent, Relay, Retry, Scylla, Shutdown, Start, Supervision, UnreadyWhen,
 };
 
 /// Takes a seed for the random numbers of all tests.
@@ -122,6 +122,12 @@ pub(crate) fn config() -> Config {
             level: "info".into(),
             format: LogFormat::Text,
             file: None,
+        },
+        http: Http {
+            listen: None,
+            admin_token: None,
+            max_connections: count(8),
+            request_timeout: Duration::from_secs(30),
         },
         supervision: Supervision {
             initial_backoff: Duration::from_secs(1),

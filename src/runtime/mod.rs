@@ -4,20 +4,25 @@
 //!
 //! 1. Stop order: not ready, stop reading, drain lanes up to a deadline, flush the producer, last
 //!    checkpoint, then what only watches.
-//! 2. The first SIGTERM or SIGINT drains; the second one exits at once. SIGHUP changes nothing.
+//! 2. The first SIGTERM or SIGINT drains; the second one exits at once. SIGHUP reloads.
 //! 3. A task that fails is handled as the policy of its kind says ([`supervisor::policy`]); a
 //!    table that fails never stops another.
 
 mod chain;
+pub mod daemon;
 pub mod health;
+mod live;
 mod owner;
+pub mod pauses;
 mod relay;
 pub mod signals;
 pub mod supervisor;
+mod systemd;
 #[cfg(test)]
 mod tests;
 
 pub use chain::Chain;
+pub use live::Live;
 pub use relay::{Error, Hooks, Summary, run};
 
 /// How far a stop has come. Every part follows it through a `tokio::sync::watch` channel.

@@ -9,8 +9,10 @@ use scylla::statement::{Consistency, Statement};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::health::{Board, Monitor, Part, Progress, Watched};
+use super::health::{Board, Monitor, Part, Watched};
+use super::live::Live;
 use super::owner;
+use super::pauses::Pauses;
 use super::supervisor::{BoxError, Deadlines, Fatal, Kept, Kind, Name, Supervisor};
 use super::{Chain, Phase};
 use crate::checkpoint;
@@ -53,6 +55,10 @@ pub struct Hooks {
     pub metrics: Arc<Metrics>,
     /// How the relay's parts fare.
     pub health: Board,
+    /// The tables that a person has paused.
+    pub pauses: Pauses,
+    /// The relay once it is started; `None` before that and from the moment it stops.
+    pub live: watch::Sender<Option<Live>>,
 }
 
 /// What a relay did, told at its end.
@@ -138,6 +144,7 @@ pub async fn run(
         () = &mut stop => None,
     };
     hooks.health.close();
+    hooks.live.send_replace(None);
     let lost = |fatal: &Fatal| fatal.task.kind == Kind::Lease;
     let fatal = match fatal {
         Some(fatal) if lost(&fatal) => {
@@ -208,8 +215,8 @@ impl Relay {
         let pipeline = pipeline.with_health(health(Part::Kafka), health(Part::DeadLetters));
         relay.start_pipeline(pipeline);
         let task = Replays {
-            store: letters.store,
-            requests: letters.requests,
+            store: letters.store.clone(),
+            requests: letters.requests.clone(),
             recoder: Arc::new(Recoder::new(Arc::clone(&session), config.outboxes.clone())),
             handle: handle.clone(),
             tables,
@@ -217,7 +224,8 @@ impl Relay {
             metrics: Arc::clone(&metrics),
             exhausted: letters.loaded.exhausted,
         };
-        relay.start_replays(task);
+        let replays = Arc::new(task);
+        relay.start_replays(Arc::clone(&replays));
         let sources = Sources {
             pace: Arc::new(Pace::new(&config.follow)),
             clock: Arc::new(Clock::default()),
@@ -226,18 +234,27 @@ impl Relay {
             config: Arc::clone(config),
             session: Arc::clone(&session),
             store,
-            handle,
+            handle: handle.clone(),
         };
         let mut tables = Vec::new();
         for (index, outbox) in config.outboxes.iter().enumerate() {
             let watched = Watched {
                 table: outbox.table.to_string(),
                 progress: Arc::default(),
+                pause: hooks.pauses.of(&outbox.table.to_string()),
             };
-            let source = sources.source(index, outbox, &watched.progress);
+            let source = sources.source(index, outbox, &watched);
             tables.push(watched);
             relay.start_source(Name::source(&outbox.table), source);
         }
+        hooks.live.send_replace(Some(Live {
+            session: Arc::clone(&session),
+            letters: letters.store,
+            requests: letters.requests,
+            tables: tables.clone().into(),
+            handle,
+            replays,
+        }));
         relay.start_monitor(config, &hooks.health, tables, session, metrics);
         Ok(relay)
     }
@@ -280,8 +297,7 @@ impl Relay {
         Some(wake_ups)
     }
 
-    fn start_replays(&mut self, replays: Replays) {
-        let replays = Arc::new(replays);
+    fn start_replays(&mut self, replays: Arc<Replays>) {
         self.supervisor.start(Kind::Replayer, move |phase| {
             let task = replays.task(phase.clone());
             async move { task.run(phase).await }
@@ -389,7 +405,7 @@ impl DeadLetters {
 }
 
 /// What the task that replays dead letters is made of, at each of its starts.
-struct Replays {
+pub(super) struct Replays {
     store: dead_letters::Store,
     requests: Requests,
     recoder: Arc<Recoder>,
@@ -402,20 +418,23 @@ struct Replays {
 
 impl Replays {
     fn task(&self, phase: watch::Receiver<Phase>) -> dead_letters::task::Task {
-        let config = &self.config.dead_letters;
         dead_letters::task::Task {
-            replayer: Replayer {
-                store: self.store.clone(),
-                handle: self.handle.clone(),
-                tables: self.tables.clone(),
-                concurrency: config.replay_concurrency.get(),
-                recoder: Arc::clone(&self.recoder),
-                phase,
-            },
+            replayer: self.replayer(phase),
             requests: self.requests.clone(),
-            config: config.clone(),
+            config: self.config.dead_letters.clone(),
             metrics: Arc::clone(&self.metrics),
             exhausted: self.exhausted,
+        }
+    }
+
+    pub(super) fn replayer(&self, phase: watch::Receiver<Phase>) -> Replayer {
+        Replayer {
+            store: self.store.clone(),
+            handle: self.handle.clone(),
+            tables: self.tables.clone(),
+            concurrency: self.config.dead_letters.replay_concurrency.get(),
+            recoder: Arc::clone(&self.recoder),
+            phase,
         }
     }
 }
@@ -433,12 +452,7 @@ struct Sources {
 }
 
 impl Sources {
-    fn source(
-        &self,
-        index: usize,
-        outbox: &Outbox,
-        progress: &Arc<Progress>,
-    ) -> TableSource<Publish> {
+    fn source(&self, index: usize, outbox: &Outbox, watched: &Watched) -> TableSource<Publish> {
         let outbox = Arc::new(outbox.clone());
         let intake = Publish {
             table: TableId(index as u16),
@@ -456,8 +470,9 @@ impl Sources {
             metrics: Arc::clone(&self.metrics),
             pace: Arc::clone(&self.pace),
             clock: Arc::clone(&self.clock),
-            progress: Arc::clone(progress),
+            progress: Arc::clone(&watched.progress),
             wake_ups: self.wake_ups.clone(),
+            pause: watched.pause.clone(),
         })
     }
 }

@@ -5,11 +5,11 @@
 //! 1. The first SIGTERM or SIGINT asks for a stop; nothing is lost by it.
 //! 2. The second one ends the process at once, from the signal handler itself, so that it works
 //!    even when every thread of the relay is stuck.
-//! 3. SIGHUP, which by default would kill, changes nothing in a daemon.
+//! 3. SIGHUP, which by default would kill, asks a daemon to read its configuration again.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,6 +28,7 @@ struct Heard {
 #[derive(Debug)]
 pub struct StopSignals {
     heard: watch::Receiver<Heard>,
+    hangups_told: AtomicU64,
     listener: Handle,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -43,8 +44,7 @@ impl StopSignals {
         Self::listen(&[SIGTERM, SIGINT])
     }
 
-    /// Installs the handlers for a daemon: SIGHUP, by which daemons are told to reload, does
-    /// nothing, since there is nothing to reload.
+    /// Installs the handlers for a daemon: SIGHUP asks for a reload.
     ///
     /// # Errors
     ///
@@ -73,9 +73,25 @@ impl StopSignals {
             })?;
         Ok(Self {
             heard,
+            hangups_told: AtomicU64::new(0),
             listener,
             thread: Some(thread),
         })
+    }
+
+    /// Whether a stop has been asked for.
+    pub fn stopping(&self) -> bool {
+        self.heard.borrow().stop
+    }
+
+    /// Resolves when SIGHUP has come since the last time. Cancel-safe; for one listener.
+    pub async fn hangup(&self) {
+        let mut heard = self.heard.clone();
+        let told = |heard: &Heard| heard.hangups > self.hangups_told.load(Ordering::Relaxed);
+        // The sender lives as long as the listening thread, which ends only when `self` drops.
+        if let Ok(heard) = heard.wait_for(told).await {
+            self.hangups_told.store(heard.hangups, Ordering::Relaxed);
+        }
     }
 
     /// Resolves when a stop has been asked for. Cancel-safe.
@@ -88,11 +104,7 @@ impl StopSignals {
 
 fn on(signal: i32, hear: &watch::Sender<Heard>) {
     if signal == SIGHUP {
-        tracing::info!(
-            signal,
-            "nothing is reloaded: the configuration is read at the start; restart the relay to \
-             change it"
-        );
+        tracing::info!(signal, "the configuration is read again");
         hear.send_modify(|heard| heard.hangups += 1);
     } else {
         tracing::info!(

@@ -19,6 +19,7 @@ use crate::config::{Config, Sources};
 use crate::decode::MappingError;
 use crate::event::Change;
 use crate::pipeline::{Closed, Taken};
+use crate::runtime::pauses::Pause;
 use crate::schema::own_tables;
 use crate::scylla as cluster;
 use crate::source::intake::{Intake, OpenIntake};
@@ -161,6 +162,7 @@ async fn when_the_pipeline_is_gone_a_source_still_saves_what_is_settled() {
         clock: Arc::default(),
         progress: Arc::default(),
         wake_ups: None,
+        pause: Pause::default(),
         config,
     });
     let (phase, phases) = watch::channel(Phase::Running);

@@ -278,6 +278,7 @@ impl<I: Intake, R: Log> Pass<I, R> {
         let mut page = page.await?;
         self.rows += page.rows.len();
         self.shared.metrics.rows_read.add(page.rows.len() as u64);
+        self.shared.metrics.read_bytes.add(page.bytes as u64);
         for row in &mut page.rows {
             row.stream += first;
         }
@@ -668,6 +669,7 @@ pub(super) async fn read_ids(
                 reader.keys(part, range, from).await?
             };
             shared.metrics.rows_read.add(page.rows.len() as u64);
+            shared.metrics.read_bytes.add(page.bytes as u64);
             for row in page.rows {
                 tell(RowKey {
                     stream: row.stream + first,

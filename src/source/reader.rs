@@ -136,6 +136,8 @@ pub struct Page<T> {
     pub rows: Vec<T>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<PagingState>,
+    /// Bytes of the rows on the wire.
+    pub bytes: usize,
 }
 
 /// A log that is read page by page: a table's, or a simulated one.
@@ -306,7 +308,11 @@ impl LogReader {
             Ok(rows)
         };
         let rows = parse().map_err(|source| self.page_error(source))?;
-        Ok(Page { rows, next })
+        Ok(Page {
+            rows,
+            next,
+            bytes: result.rows_bytes_size(),
+        })
     }
 
     /// One page of a group's rows, as [`LogReader::keys`].
@@ -327,7 +333,11 @@ impl LogReader {
             Ok(rows)
         };
         let rows = parse().map_err(|source| self.page_error(source))?;
-        Ok(Page { rows, next })
+        Ok(Page {
+            rows,
+            next,
+            bytes: result.rows_bytes_size(),
+        })
     }
 
     async fn execute(

@@ -32,6 +32,7 @@ use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
 use crate::config::{Config, Outbox, TableName};
 use crate::decode::MappingError;
 use crate::runtime::health::{Progress, checks::FAILING_READS};
+use crate::runtime::pauses::Pause;
 use crate::runtime::{Chain, Phase};
 use crate::telemetry::metrics::Metrics;
 
@@ -78,6 +79,12 @@ pub enum Error {
         /// What is older has expired.
         to: i64,
     },
+    /// The last checkpoint was not saved.
+    #[error(
+        "the last checkpoint of {0} was not saved: events since the one before will be published \
+         again"
+    )]
+    Unsaved(TableName),
     /// A read has panicked: a defect of the relay.
     #[error("a read of the log has panicked; this is a defect, please report it")]
     Panicked(#[source] JoinError),
@@ -106,6 +113,8 @@ pub struct SourceContext<O> {
     pub progress: Arc<Progress>,
     /// Hints of writers, if they are taken.
     pub wake_ups: Option<WakeUps>,
+    /// Whether a person has paused the table.
+    pub pause: Pause,
 }
 
 /// Reads one outbox table.
@@ -136,7 +145,8 @@ impl<O: OpenIntake> TableSource<O> {
             () = stopping(&mut phase) => return Ok(()),
         };
         let ended = running.run(phase).await;
-        if ended.is_err() {
+        // The last attempts to save are over then.
+        if !matches!(ended, Ok(()) | Err(Error::Unsaved(_))) {
             running.give_up().await;
         }
         ended
@@ -277,9 +287,16 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let mut settled = Vec::with_capacity(SETTLED_AT_ONCE);
         let mut tokens = Vec::new();
         let mut now_phase = *phase.borrow_and_update();
+        let mut pause = self.context.pause.clone();
         while now_phase < Phase::Finishing {
-            let wake = self.start_reads(now_phase).min(self.start_sweep(now_phase));
+            let reading = if pause.is_paused() {
+                Phase::Draining
+            } else {
+                now_phase
+            };
+            let wake = self.start_reads(reading).min(self.start_sweep(reading));
             tokio::select! {
+                () = pause.changed() => {}
                 changed = phase.changed() => {
                     let ended = changed.is_err();
                     now_phase = if ended { Phase::Finishing } else { *phase.borrow_and_update() };
@@ -300,8 +317,11 @@ impl<'c, O: OpenIntake> Running<'c, O> {
                 Some(looked) = looks.join_next() => self.looked(looked.map_err(Error::Panicked)?).await,
             }
         }
-        self.finish(saves::LAST_SAVES).await;
-        Ok(())
+        if self.finish(saves::LAST_SAVES).await {
+            Ok(())
+        } else {
+            Err(Error::Unsaved(self.context.outbox.table.clone()))
+        }
     }
 
     /// Starts what is due; gives back how long nothing else will be.

@@ -1,7 +1,8 @@
 //! How late rows have appeared in the log of one table, as a histogram.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::histogram::{self, Histogram};
 
 /// Upper bounds of the buckets in microseconds; what is later is in a last one without a bound.
 pub const BOUNDS: [i64; 10] = [
@@ -18,40 +19,35 @@ pub const BOUNDS: [i64; 10] = [
 ];
 
 /// Counts rows by the time between their write and their first sight.
-#[derive(Debug, Default)]
-pub struct Lateness {
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    sum_micros: AtomicU64,
-}
+#[derive(Debug)]
+pub struct Lateness(Histogram);
 
-/// What a histogram holds at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counts {
-    /// Rows of each bucket; the last one has no upper bound.
-    pub buckets: [u64; BOUNDS.len() + 1],
-    /// Sum of all times in microseconds.
-    pub sum_micros: u64,
+impl Default for Lateness {
+    fn default() -> Self {
+        Self(Histogram::new(&BOUNDS))
+    }
 }
 
 impl Lateness {
-    /// Counts a row that was first seen so many microseconds after its write. Less than none, when
-    /// clocks differ, is none.
+    /// Counts a row that was first seen so many microseconds after its write.
     pub fn add(&self, micros: i64) {
-        let bucket = BOUNDS.partition_point(|bound| *bound < micros);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(micros).unwrap_or(0);
-        self.sum_micros.fetch_add(micros, Ordering::Relaxed);
+        self.0.add(micros);
     }
 
     /// The present counts.
     pub fn counts(&self) -> Counts {
-        Counts {
-            buckets: self
-                .buckets
-                .each_ref()
-                .map(|bucket| bucket.load(Ordering::Relaxed)),
-            sum_micros: self.sum_micros.load(Ordering::Relaxed),
-        }
+        Counts(self.0.counts())
+    }
+}
+
+/// What a histogram holds at one time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts(pub histogram::Counts);
+
+impl Counts {
+    /// Whether no row was late.
+    pub fn is_empty(&self) -> bool {
+        self.0.count() == 0
     }
 }
 
@@ -59,7 +55,7 @@ impl Lateness {
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bounds = BOUNDS.iter().map(Some).chain([None]);
-        let filled = self.buckets.iter().zip(bounds).filter(|(n, _)| **n > 0);
+        let filled = self.0.buckets.iter().zip(bounds).filter(|(n, _)| **n > 0);
         for (index, (count, bound)) in filled.enumerate() {
             let space = if index == 0 { "" } else { " " };
             match bound {
@@ -76,13 +72,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_counted_by_their_lateness() {
+    fn rows_are_told_by_their_lateness() {
         let lateness = Lateness::default();
+        assert!(lateness.counts().is_empty());
         for micros in [-5, 100_000, 100_001, 170_000_000, 4_000_000_000] {
             lateness.add(micros);
         }
         let counts = lateness.counts();
         assert_eq!(counts.to_string(), "≤100ms=2 ≤500ms=1 ≤180000ms=1 later=1");
-        assert_eq!(counts.sum_micros, 4_170_200_001);
+        assert_eq!(counts.0.sum_micros, 4_170_200_001);
     }
 }

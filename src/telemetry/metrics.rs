@@ -1,7 +1,11 @@
 //! Counters that the parts raise. They are logged once a minute and at the end, and read by tests.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::histogram::Histogram;
 
 /// A counter that only grows, or a gauge when it is set.
 #[derive(Debug, Default)]
@@ -31,6 +35,9 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Metrics {
             $($(#[doc = $doc])* pub $name: Value,)*
+            /// How long published events have taken.
+            pub stages: Stages,
+            tables: Mutex<BTreeMap<String, Arc<TableMetrics>>>,
         }
 
         impl Metrics {
@@ -47,6 +54,8 @@ counters! {
     rows_read,
     /// Reads (pages) sent to ScyllaDB.
     reads,
+    /// Bytes of the rows read, as they are on the wire.
+    read_bytes,
     /// Reads that failed.
     read_errors,
     /// Events handed to the pipeline.
@@ -115,6 +124,91 @@ counters! {
     task_panics,
     /// Tasks that are reported as failed now (a gauge).
     failed_tasks,
+    /// Configurations that were read again and taken.
+    reloads,
+    /// Configurations that were read again and refused.
+    reloads_refused,
+}
+
+/// What is counted of one table.
+#[derive(Debug, Default)]
+pub struct TableMetrics {
+    /// Events handed to the pipeline.
+    pub events: Value,
+}
+
+impl Metrics {
+    /// The counters of a table, made when they are first asked for.
+    pub fn table(&self, name: &str) -> Arc<TableMetrics> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(tables.entry(name.to_owned()).or_default())
+    }
+}
+
+/// Upper bounds of the buckets of [`Stages`] in microseconds: from a millisecond, which no event
+/// undercuts, to five minutes, after which it does not matter how late an event is.
+pub const STAGE_BOUNDS: [i64; 24] = [
+    1_000,
+    2_000,
+    3_000,
+    5_000,
+    7_500,
+    10_000,
+    15_000,
+    20_000,
+    30_000,
+    50_000,
+    75_000,
+    100_000,
+    150_000,
+    200_000,
+    300_000,
+    500_000,
+    750_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    300_000_000,
+];
+
+/// How long published events have taken, stage by stage. Replayed dead letters are left out.
+#[derive(Debug)]
+pub struct Stages {
+    /// From the write (the time in the log, a coordinator's or client's clock) to the relay's read.
+    pub visible: Histogram,
+    /// From the read to the last attempt: waiting for room, for the event before, for Kafka.
+    pub queue: Histogram,
+    /// From the last attempt to Kafka's acknowledgement.
+    pub kafka: Histogram,
+    /// From the write to the acknowledgement.
+    pub total: Histogram,
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        let empty = || Histogram::new(&STAGE_BOUNDS);
+        Self {
+            visible: empty(),
+            queue: empty(),
+            kafka: empty(),
+            total: empty(),
+        }
+    }
+}
+
+impl Stages {
+    /// Every stage by its name, in the order of an event's way.
+    pub fn all(&self) -> [(&'static str, &Histogram); 4] {
+        [
+            ("visible", &self.visible),
+            ("queue", &self.queue),
+            ("kafka", &self.kafka),
+            ("total", &self.total),
+        ]
+    }
 }
 
 /// The counters that are not zero, as they stand in the log.

@@ -5,11 +5,14 @@
 //! or slow, lines are lost and the relay goes on.
 
 mod files;
+pub mod histogram;
 pub mod lateness;
 pub mod metrics;
+pub mod standing;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_appender::rolling::InitError;
@@ -17,7 +20,7 @@ use tracing_subscriber::filter::{EnvFilter, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
@@ -54,7 +57,74 @@ pub enum Error {
 #[derive(Debug)]
 #[must_use]
 pub struct Guard {
+    level: LogLevel,
     _worker: Option<WorkerGuard>,
+}
+
+impl Guard {
+    /// The level, to be changed while the relay runs.
+    pub fn level(&self) -> LogLevel {
+        self.level.clone()
+    }
+}
+
+type Change = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
+/// What is logged, which can change at any time. Clones share it.
+#[derive(Clone)]
+pub struct LogLevel {
+    now: Arc<Mutex<String>>,
+    change: Arc<Change>,
+}
+
+impl std::fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LogLevel").field(&self.get()).finish()
+    }
+}
+
+/// Why the level stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum LevelError {
+    /// It is no filter.
+    #[error("write error, warn, info, debug, trace, or a filter such as info,outbox_relay=debug")]
+    Filter(#[from] ParseError),
+    /// The log has ended.
+    #[error("the log has ended")]
+    Gone(#[from] reload::Error),
+}
+
+impl LogLevel {
+    fn new(
+        now: &str,
+        change: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            now: Arc::new(Mutex::new(now.to_owned())),
+            change: Arc::new(change),
+        }
+    }
+
+    /// The filter in force, as it was written.
+    pub fn get(&self) -> String {
+        self.now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Takes another filter.
+    ///
+    /// # Errors
+    ///
+    /// When it is none; then nothing changes.
+    pub fn set(&self, level: &str) -> Result<(), LevelError> {
+        let filter = filtered(level)?;
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.change)(filter)?;
+        level.clone_into(&mut now);
+        Ok(())
+    }
 }
 
 /// Starts the log as configured.
@@ -78,27 +148,35 @@ pub fn start(log: &Log) -> Result<Guard, Error> {
     };
     let stderr = formed(io::stderr, log.format);
     let layers: Vec<_> = file.into_iter().chain([stderr]).collect();
+    let (filter, handle) = reload::Layer::new(filter);
     // A log that is already there, as in tests, stays.
     let _ = tracing_subscriber::registry()
         .with(layers)
         .with(filter)
         .try_init();
-    Ok(Guard { _worker: worker })
+    Ok(Guard {
+        level: LogLevel::new(&log.level, move |filter| handle.reload(filter)),
+        _worker: worker,
+    })
 }
 
 /// Starts a plain log on standard error, for commands that only print.
-pub fn start_stderr(filter: &str) -> Guard {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("warn"));
+pub fn start_stderr(level: &str) -> Guard {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("warn"));
     let layer = fmt::layer().with_ansi(false).with_writer(io::stderr);
+    let (filter, handle) = reload::Layer::new(filter);
     let _ = tracing_subscriber::registry()
         .with(layer)
         .with(filter)
         .try_init();
-    Guard { _worker: None }
+    Guard {
+        level: LogLevel::new(level, move |filter| handle.reload(filter)),
+        _worker: None,
+    }
 }
 
 fn filtered(level: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::try_new(level)
+    EnvFilter::builder().parse(level)
 }
 
 fn formed<W>(writer: W, format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync>

@@ -16,6 +16,7 @@ mod faults_doc;
 mod follower;
 mod generations;
 mod harness;
+mod http;
 mod late;
 mod login;
 mod logs;

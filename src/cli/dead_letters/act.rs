@@ -9,14 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::view;
 use crate::cli::OutputFormat;
 use crate::config::Config;
 use crate::dead_letters::extent::Asked;
 use crate::dead_letters::recode::Recoder;
 use crate::dead_letters::replay::{Order, Progress, Replayer};
 use crate::dead_letters::requests::{Requests, State};
-use crate::dead_letters::{self, Store};
+use crate::dead_letters::{self, Store, view};
 use crate::ownership::{Claim, LEASE, MARGIN, Ownership, RENEW_EVERY, Renewal, Role};
 use crate::pipeline::{self, DeadLetterBox};
 use crate::runtime::Phase;

@@ -10,20 +10,17 @@
 mod act;
 mod args;
 mod read;
-mod types;
-mod view;
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
-pub use args::Args;
-use args::Command;
-use types::Types;
-
 use crate::config::Config;
 use crate::dead_letters::Store;
+use crate::dead_letters::types::Types;
 use crate::scylla as cluster;
+pub use args::Args;
+use args::Command;
 
 /// Does what the arguments say.
 ///

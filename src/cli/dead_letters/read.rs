@@ -6,40 +6,18 @@ use std::io::{self, BufWriter, Write};
 use anyhow::{Context, Result, bail};
 
 use super::args::{Export, List, Show};
-use super::types::Types;
-use super::view;
 use crate::cli::OutputFormat;
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::store::{BUCKETS, bucket};
-use crate::dead_letters::{DeadLetter, Store};
-
-/// Looks at what the filter means, without payloads, until `each` says no.
-async fn each(
-    store: &Store,
-    tables: &[String],
-    filter: &Filter,
-    mut each: impl AsyncFnMut(DeadLetter) -> Result<bool>,
-) -> Result<()> {
-    let only = filter.key.as_ref().map(|key| bucket(key.as_bytes()));
-    for table in tables.iter().filter(|table| filter.wants_table(table)) {
-        for bucket in (0..BUCKETS).filter(|bucket| only.is_none_or(|only| only == *bucket)) {
-            let mut walk = store.walk(table, bucket).await?;
-            while let Some(letter) = walk.next().await? {
-                if filter.matches(&letter) && !each(letter).await? {
-                    return Ok(());
-                }
-            }
-        }
-    }
-    Ok(())
-}
+use crate::dead_letters::find::each;
+use crate::dead_letters::types::Types;
+use crate::dead_letters::{DeadLetter, Store, view};
 
 pub(super) async fn list(store: &Store, tables: &[String], args: &List) -> Result<()> {
     let mut out = io::stdout().lock();
     let mut printed = 0;
     let filter = args.filter.filter();
     let mut more = false;
-    each(store, tables, &filter, async |letter| {
+    each::<anyhow::Error>(store, tables, &filter, async |letter| {
         if printed == args.limit {
             more = true;
             return Ok(false);
@@ -76,7 +54,7 @@ pub(super) async fn show(
         ..Filter::default()
     };
     let mut found = Vec::new();
-    each(store, tables, &filter, async |letter| {
+    each::<anyhow::Error>(store, tables, &filter, async |letter| {
         found.extend(whole(store, &letter).await?);
         Ok(true)
     })
@@ -125,7 +103,7 @@ pub(super) async fn export(
         }
     };
     let mut written = 0_u64;
-    each(store, tables, &args.filter.filter(), async |letter| {
+    each::<anyhow::Error>(store, tables, &args.filter.filter(), async |letter| {
         let Some(letter) = whole(store, &letter).await? else {
             return Ok(true);
         };

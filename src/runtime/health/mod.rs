@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::supervisor::{Kind, Name};
 use crate::source::expiry::Expiry;
 use crate::telemetry::lateness::Lateness;
+use crate::telemetry::standing::Standing;
 
 pub use board::{Board, PartStatus, Reporter, Snapshot, State};
 pub use monitor::{Monitor, Watched};
@@ -96,6 +97,8 @@ pub struct Progress {
     expires: AtomicU64,
     /// How late rows have appeared.
     pub lateness: Lateness,
+    /// Where the table's groups stand.
+    pub standing: Standing,
 }
 
 impl Progress {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::checks::{self, Reachable, Reading};
 use super::{Board, Part, Progress, Reporter, Snapshot, State};
 use crate::config;
+use crate::runtime::pauses::Pause;
 use crate::runtime::supervisor::BoxError;
 use crate::runtime::{Chain, Phase};
 use crate::telemetry::lateness::Counts;
@@ -30,6 +31,8 @@ pub struct Watched {
     pub table: String,
     /// What its source counts.
     pub progress: Arc<Progress>,
+    /// Whether a person has paused it.
+    pub pause: Pause,
 }
 
 /// Checks ScyllaDB, sources and checkpoints every `supervision.health_interval`, and logs the
@@ -109,8 +112,7 @@ where
     fn log_late_rows(&self, told: &mut [Option<Counts>]) {
         for (watched, told) in self.tables.iter().zip(told) {
             let counts = watched.progress.lateness.counts();
-            let empty = counts.buckets.iter().all(|rows| *rows == 0);
-            if !empty && told.as_ref() != Some(&counts) {
+            if !counts.is_empty() && told.as_ref() != Some(&counts) {
                 tracing::info!(
                     table = %watched.table,
                     rows = %counts,
@@ -124,6 +126,13 @@ where
     fn look(&self, readings: &mut [Reading], origin: Instant) {
         for ((watched, reading), log) in self.tables.iter().zip(readings).zip(&self.logs) {
             let seen = watched.progress.seen();
+            if watched.pause.is_paused() {
+                *reading = Reading::new(seen, origin.elapsed());
+                log.set(State::Degraded(
+                    "a person has paused the table: nothing is read until it is resumed".into(),
+                ));
+                continue;
+            }
             log.set(reading.judge(seen, origin.elapsed(), self.settings.stalled_after));
         }
         let seen = self.tables.iter().map(|watched| watched.progress.seen());
@@ -215,6 +224,7 @@ mod tests {
         let watched = Watched {
             table: "shop.outbox".to_owned(),
             progress: Arc::clone(&progress),
+            pause: Pause::default(),
         };
         let settings = testing::config().supervision;
         let monitor = Monitor::new(

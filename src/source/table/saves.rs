@@ -7,6 +7,7 @@ use super::{Duration, OpenIntake, Running, SETTLED_AT_ONCE, Saved, micros};
 use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Window};
 use crate::runtime::Chain;
 use crate::source::expiry;
+use crate::telemetry::standing::GroupStanding;
 
 /// Attempts of the last save.
 pub(super) const LAST_SAVES: u32 = 5;
@@ -82,10 +83,18 @@ impl<O: OpenIntake> Running<'_, O> {
         ttl.saturating_add(WINDOW_GRACE).min(630_720_000) as i32
     }
 
-    /// Tells how long the rows that are not settled yet stay in the log.
-    fn look_at_expiry(&self) {
-        let open = self.groups.iter().filter(|group| !group.closed);
-        let Some(oldest) = open.map(|group| group.follower.watermark()).min() else {
+    /// Tells where the groups stand, and how long the rows that are not settled yet stay in the log.
+    fn look_around(&self) {
+        let open = || self.groups.iter().filter(|group| !group.closed);
+        let standing = open().map(|group| GroupStanding {
+            generation: group.key.generation,
+            range_end: group.range_end,
+            streams: group.streams.len() as u32,
+            watermark: group.follower.watermark(),
+            tail: group.follower.read_once(),
+        });
+        (self.context.progress.standing).tell(self.log_ttl(), standing);
+        let Some(oldest) = open().map(|group| group.follower.watermark()).min() else {
             return;
         };
         let now = self.context.clock.now().wall;
@@ -95,7 +104,7 @@ impl<O: OpenIntake> Running<'_, O> {
     }
 
     pub(super) fn start_save(&mut self) {
-        self.look_at_expiry();
+        self.look_around();
         let Some(store) = self.context.checkpoints.clone() else {
             return;
         };
@@ -194,8 +203,8 @@ impl<O: OpenIntake> Running<'_, O> {
     }
 
     /// Takes what is left of reads and settlements, and saves everything that is settled, in so
-    /// many attempts.
-    pub(super) async fn finish(&mut self, attempts: u32) {
+    /// many attempts. Whether that went well.
+    pub(super) async fn finish(&mut self, attempts: u32) -> bool {
         // At a stop the pipeline has ended, so a read that still hands on fails at once; one that
         // waits for the database, or for room, is given up.
         self.end_reads().await;
@@ -206,18 +215,17 @@ impl<O: OpenIntake> Running<'_, O> {
         self.settle(&mut settled);
         for attempt in 1..=attempts {
             if self.save_last().await {
-                return;
+                return true;
             }
-            if attempt == attempts {
-                tracing::error!(
-                    table = %self.context.outbox.table,
-                    "the last checkpoint was not saved: events since the one before will be \
-                     published again"
-                );
-            } else {
+            if attempt < attempts {
                 tokio::time::sleep(LAST_SAVE_PAUSE).await;
             }
         }
+        tracing::error!(
+            table = %self.context.outbox.table,
+            "the last checkpoint was not saved: events since the one before will be published again"
+        );
+        false
     }
 }
 

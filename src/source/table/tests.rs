@@ -17,6 +17,7 @@ use crate::config::Sources;
 use crate::decode::Decoder;
 use crate::event::Change;
 use crate::pipeline::{Closed, Taken};
+use crate::runtime::pauses::Pause;
 use crate::source::intake::Intake;
 use crate::source::wake_up;
 
@@ -130,6 +131,7 @@ async fn a_source_that_fails_saves_what_is_settled() {
         clock: Arc::default(),
         progress: Arc::default(),
         wake_ups: None,
+        pause: Pause::default(),
     });
     let (phase, phases) = watch::channel(Phase::Running);
     for _ in 0..50 {
@@ -215,6 +217,7 @@ async fn a_relay_that_was_away_for_longer_than_the_ttl_refuses_until_it_is_told(
             clock: Arc::default(),
             progress: Arc::default(),
             wake_ups: None,
+            pause: Pause::default(),
         });
         async move {
             let (_phase, phases) = watch::channel(Phase::Finishing);
@@ -287,6 +290,7 @@ async fn a_hint_makes_the_group_of_the_row_due_and_no_other() {
         clock: Arc::default(),
         progress: Arc::default(),
         wake_ups: Some(wake_ups.clone()),
+        pause: Pause::default(),
     };
     let layout = Layout {
         event_type: None,

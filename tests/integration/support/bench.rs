@@ -184,6 +184,7 @@ outboxes:
     topic: "{name}.{{aggregate_type}}"
 limits: {{ in_flight_events: {IN_FLIGHT} }}
 log: {{ level: info, format: json }}
+http: {{ listen: "" }}
 "#
     )
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`kafka`]: from `KAFKA_BROKERS`, else Docker, else Apache Kafka from Maven Central.
 //! - [`database`]: from `SCYLLA_URI`, else Docker, else the emulator in this process.
+//! - [`http`]: a client of the relay's HTTP server.
 //! - [`proxy`]: a network that can be broken, before a broker or a database.
 //! - [`relay`]: the built binary with a configuration of its own.
 //! - [`seed`]: random numbers that can be had again.
@@ -13,6 +14,7 @@
 pub(crate) mod bench;
 pub(crate) mod collector;
 pub(crate) mod database;
+pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod oracle;
 pub(crate) mod proxy;

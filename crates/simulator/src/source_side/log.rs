@@ -84,6 +84,7 @@ impl Log for SimulatedLog {
             Answer::Keys(rows, next) => Ok(Page {
                 rows,
                 next: next.map(write_paging),
+                bytes: 0,
             }),
             _ => Err(failed()),
         }
@@ -99,6 +100,7 @@ impl Log for SimulatedLog {
             Answer::Rows(rows, next) => Ok(Page {
                 rows,
                 next: next.map(write_paging),
+                bytes: 0,
             }),
             _ => Err(failed()),
         }

@@ -14,7 +14,8 @@ use crate::source::reader;
 type Columns = Vec<(String, ColumnType<'static>)>;
 
 /// Looks at each table when the first kept row of it is shown.
-pub(super) struct Types {
+#[derive(Debug)]
+pub struct Types {
     session: Arc<Session>,
     config: Arc<Config>,
     known: HashMap<String, Columns>,
@@ -22,7 +23,7 @@ pub(super) struct Types {
 
 impl Types {
     /// Nothing is read yet.
-    pub(super) fn new(session: Arc<Session>, config: Arc<Config>) -> Self {
+    pub fn new(session: Arc<Session>, config: Arc<Config>) -> Self {
         Self {
             session,
             config,
@@ -32,7 +33,7 @@ impl Types {
 
     /// The columns of an outbox table as it is now. None if it cannot be looked at: a dead letter
     /// can be shown all the same, with its values as bytes.
-    pub(super) async fn of(&mut self, table: &str) -> &[(String, ColumnType<'static>)] {
+    pub async fn of(&mut self, table: &str) -> &[(String, ColumnType<'static>)] {
         if !self.known.contains_key(table) {
             let mut outboxes = self.config.outboxes.iter();
             let columns = match outboxes.find(|outbox| outbox.table.to_string() == table) {

@@ -1,4 +1,4 @@
-//! Dead letters as a person, or a program, reads them.
+//! Dead letters as a person, or a program, reads them: by commands and over HTTP.
 
 use std::fmt::Write as _;
 
@@ -8,9 +8,9 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::dead_letters::replay::{Action, Progress};
-use crate::dead_letters::row::{self, KeptRow};
-use crate::dead_letters::{DeadLetter, Reason};
+use super::replay::{Action, Progress};
+use super::row::{self, KeptRow};
+use super::{DeadLetter, Reason};
 use crate::decode;
 use crate::sink::Kind;
 
@@ -24,7 +24,7 @@ fn rfc3339(millis: i64) -> String {
 }
 
 /// Text as it is; other bytes as `{"hex": "…"}`.
-pub(super) fn bytes(value: &[u8]) -> Value {
+pub fn bytes(value: &[u8]) -> Value {
     if let Ok(text) = std::str::from_utf8(value) {
         return json!(text);
     }
@@ -49,7 +49,7 @@ fn written(value: Value) -> String {
 }
 
 /// What a person can do about it.
-pub(super) fn remedy(letter: &DeadLetter) -> String {
+pub fn remedy(letter: &DeadLetter) -> String {
     let again = "then replay it";
     match (letter.reason, &letter.failure) {
         (Reason::Parked, _) => "nothing is wrong with it: it is published when the earlier dead \
@@ -72,7 +72,7 @@ pub(super) fn remedy(letter: &DeadLetter) -> String {
 }
 
 /// All but the payload, the headers and the row.
-pub(super) fn outline(letter: &DeadLetter) -> Map<String, Value> {
+pub fn outline(letter: &DeadLetter) -> Map<String, Value> {
     let failure = letter.failure.as_ref();
     let fields = json!({
         "id": letter.label.event_id,
@@ -98,11 +98,11 @@ pub(super) fn outline(letter: &DeadLetter) -> Map<String, Value> {
 }
 
 /// The columns of a kept row, by name.
-pub(super) type Row = Map<String, Value>;
+pub type Row = Map<String, Value>;
 
 /// A kept row whose columns have these types. A value whose column has no type any more, or one that
 /// it does not fit, is shown as its bytes.
-pub(super) fn row(kept: &KeptRow, types: &[(String, ColumnType<'static>)]) -> Row {
+pub fn row(kept: &KeptRow, types: &[(String, ColumnType<'static>)]) -> Row {
     let shown = |(name, value): &row::KeptColumn| {
         let cql_type = row::type_of(types, name);
         let value = value.as_ref().map(|value| column(value, cql_type));
@@ -121,7 +121,7 @@ fn column(value: &bytes::Bytes, cql_type: Option<&ColumnType<'static>>) -> Value
 }
 
 /// Everything; `row` is that of a dead letter that keeps one.
-pub(super) fn whole(letter: &DeadLetter, row: Option<Row>) -> Map<String, Value> {
+pub fn whole(letter: &DeadLetter, row: Option<Row>) -> Map<String, Value> {
     let mut fields = outline(letter);
     fields.insert("remedy".into(), json!(remedy(letter)));
     if let Some(row) = row {
@@ -145,7 +145,7 @@ pub(super) fn whole(letter: &DeadLetter, row: Option<Row>) -> Map<String, Value>
 }
 
 /// One line of a list.
-pub(super) fn line(letter: &DeadLetter) -> String {
+pub fn line(letter: &DeadLetter) -> String {
     let topic = letter.record.as_ref().map_or("-", |record| &*record.topic);
     let kind = letter
         .failure
@@ -165,7 +165,7 @@ pub(super) fn line(letter: &DeadLetter) -> String {
 }
 
 /// A page about one dead letter; `kept` is the row of one that keeps it.
-pub(super) fn page(letter: &DeadLetter, kept: Option<Row>) -> String {
+pub fn page(letter: &DeadLetter, kept: Option<Row>) -> String {
     let mut page = String::new();
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(page, "{name:<14}{value}");
@@ -220,7 +220,7 @@ fn shortened(text: &str, size: usize) -> String {
 }
 
 /// What a replay or a removal did, or would do.
-pub(super) fn summary(action: Action, dry_run: bool, progress: &Progress) -> String {
+pub fn summary(action: Action, dry_run: bool, progress: &Progress) -> String {
     let Progress {
         matched,
         keys,

@@ -1,0 +1,126 @@
+//! A client of the relay's HTTP server: one connection a request.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{free_port, until};
+
+/// What the cases use as the admin token.
+pub(crate) const TOKEN: &str = "a-token-of-the-tests-0123456789";
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.body).with_context(|| format!("{self:?}"))
+    }
+
+    /// The value of a header, by its name in lower case.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+}
+
+/// Where a relay listens.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    address: String,
+    token: Option<&'static str>,
+}
+
+impl Client {
+    /// Of a relay that listens on a free port.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            address: format!("127.0.0.1:{}", free_port()?),
+            token: Some(TOKEN),
+        })
+    }
+
+    /// Without a token, or with another one.
+    pub(crate) fn with_token(&self, token: Option<&'static str>) -> Self {
+        Self {
+            token,
+            ..self.clone()
+        }
+    }
+
+    /// What of the relay's configuration makes it listen there.
+    pub(crate) fn configuration(&self) -> String {
+        format!(
+            "http: {{ listen: \"{}\", admin_token: {TOKEN} }}\n",
+            self.address
+        )
+    }
+
+    /// Sends a request and takes the whole answer.
+    pub(crate) async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        more: &str,
+        body: &str,
+    ) -> Result<Answer> {
+        let mut stream = TcpStream::connect(&self.address).await?;
+        let token = self
+            .token
+            .map(|token| format!("authorization: Bearer {token}\r\n"));
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n{}{more}\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            self.address,
+            token.unwrap_or_default(),
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        let answer = String::from_utf8(answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no head")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        // Answers are small or have a length; none is sent in chunks.
+        ensure!(
+            !head.to_ascii_lowercase().contains("transfer-encoding"),
+            "{head}"
+        );
+        Ok(Answer {
+            status,
+            head: head.to_owned(),
+            body: body.to_owned(),
+        })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
+        self.ask("GET", path, "", "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Result<Answer> {
+        self.ask("POST", path, "", body).await
+    }
+
+    /// The JSON of a good answer.
+    pub(crate) async fn json(&self, path: &str) -> Result<Value> {
+        let answer = self.get(path).await?;
+        ensure!(answer.status == 200, "{path}: {answer:?}");
+        answer.json()
+    }
+
+    /// Waits until the server answers.
+    pub(crate) async fn listens(&self) -> Result<()> {
+        until("the HTTP server answers", async || {
+            Ok(self.get("/livez").await.is_ok())
+        })
+        .await
+    }
+}
