@@ -31,9 +31,13 @@ PENDING = ["http.*", "scylla.tls.*"]
 # Words in backticks that look like keys of the configuration and are something else.
 FOREIGN = {
     "log.dirs",  # a property of Kafka's brokers
-    "log.retention.hours",
     "kafka.sh",  # tests/kafka/kafka.sh
 }
+
+# Options of ScyllaDB's CDC source connector, whose names begin like a section of ours.
+FOREIGN_OPTIONS = re.compile(
+    r"scylla\.(?:(?:name|user)$|consistency\.level$|(?:ssl|cluster|table|local|query|confidence|minimal|initial)\b)"
+)
 
 # Sections below which users name keys of their own.
 FREE = ("kafka.properties", "kafka.property_files", "outboxes.headers")
@@ -189,7 +193,9 @@ class Checker:
             for line, span in page.spans:
                 for found in KEY.finditer(span):
                     key = found[1]
-                    if key.split(".")[0] not in sections or FILE_NAMES.search(key) or key in FOREIGN:
+                    if key.split(".")[0] not in sections or FILE_NAMES.search(key):
+                        continue
+                    if key in FOREIGN or FOREIGN_OPTIONS.match(key):
                         continue
                     if span[found.end() : found.end() + 1] == "(":
                         continue
