@@ -15,6 +15,7 @@ Needs Python 3.9 and nothing else. Ends with status 1 if anything is wrong, and 
    example of a configuration is accepted by it.
 4. Every alert has its heading in docs/runbook.md, and every such heading its alert.
 5. Every metric `outbox_relay_*` is in docs/metrics.md, if there is one.
+6. Every test that is named by its path (`module::tests::a_sentence_about_it`) is there.
 """
 
 import argparse
@@ -51,6 +52,7 @@ REFERENCE = re.compile(r"^\s{0,3}\[[^\]]+\]:\s+<?(\S+?)>?\s*$")
 MENTION = re.compile(r"(?<![\w/.-])(?:blob/\w+/)?(docs/[\w./-]+\.md)(#[\w-]+)?")
 KEY = re.compile(r"(?<![\w./-])([a-z_]+(?:\.[a-z_][a-z_0-9]*)+)(?![\w/])")
 METRIC = re.compile(r"(?<![\w.])outbox_relay_[a-z_]+[a-z](?![\w(])")
+TEST = re.compile(r"^[a-z][a-z_0-9]*(?:::[a-z][a-z_0-9]*)*::(\w+_\w+_\w+)$")
 ALERT = re.compile(r"^\s*(?:-\s+)?alert:\s*[\"']?(\w+)", re.M)
 
 
@@ -232,6 +234,20 @@ class Checker:
                     if name not in known and re.sub(r"_(bucket|count|sum)$", "", name) not in known:
                         self.problem(page.path, line, f"`{name}` is no metric of docs/metrics.md")
 
+    def tests(self):
+        functions = set()
+        for folder in ("src", "tests", "crates"):
+            for path in (self.root / folder).rglob("*.rs"):
+                if "target" not in path.parts:
+                    functions.update(re.findall(r"\bfn (\w+)\s*\(", path.read_text(encoding="utf-8")))
+        for page in self.pages:
+            for line, span in page.spans:
+                test = TEST.match(span)
+                if test:
+                    self.count("tests")
+                    if test[1] not in functions:
+                        self.problem(page.path, line, f"there is no test `{span}`")
+
     def commands(self, binary):
         for page in self.pages:
             codes = [(line, code) for line, code in page.spans]
@@ -357,6 +373,7 @@ def verify(root, binary=None):
     checker.keys()
     checker.alerts()
     checker.metrics()
+    checker.tests()
     if binary:
         checker.commands(binary)
     else:
@@ -368,7 +385,7 @@ def self_test():
     """A small tree with one mistake of each kind: each must be found, and nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for path in ("docs", "config", "monitoring", "systemd"):
+        for path in ("docs", "config", "monitoring", "systemd", "src"):
             (root / path).mkdir()
         (root / "config/relay.yaml").write_text(
             "# Prose: not a key.\nfollow:\n  # Pause between two reads.\n  poll: 10ms\n"
@@ -382,7 +399,10 @@ def self_test():
             "    outbox-relay letters list\n    outbox-relay letters lose\n"
         )
         (root / "docs/a.md").write_text("# The key `x`\n\n```\n# not a heading\n[no](link)\n```\n`outbox_relay_bad`\n")
-        (root / "docs/metrics.md").write_text("`outbox_relay_good`\n")
+        (root / "docs/metrics.md").write_text(
+            "`outbox_relay_good`, `a::tests::a_test_that_is`, `a::tests::a_test_that_was`\n"
+        )
+        (root / "src/a.rs").write_text("fn a_test_that_is() {}\n")
         (root / "docs/runbook.md").write_text("## OutboxRelayGone\n## OutboxRelayDown\n")
         (root / "monitoring/alerts.yaml").write_text("- alert: OutboxRelayDown\n- alert: OutboxRelayNew\n")
         (root / "systemd/a.service").write_text("# see docs/a.md#the-key-x and docs/a.md#no-such\n")
@@ -406,6 +426,7 @@ def self_test():
             "README.md:5: `outbox-relay run` has no flag `--fast`",
             "README.md:5: `outbox-relay` has no command `walk`",
             "docs/a.md:7: `outbox_relay_bad` is no metric of docs/metrics.md",
+            "docs/metrics.md:1: there is no test `a::tests::a_test_that_was`",
             "docs/runbook.md:1: OutboxRelayGone is no alert of monitoring/alerts.yaml",
             "monitoring/alerts.yaml:1: OutboxRelayNew has no heading in docs/runbook.md",
             "systemd/a.service:1: `docs/a.md#no-such`: a.md has no heading for #no-such",
