@@ -128,8 +128,8 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         #[cfg(feature = "demo")]
         Command::Demo(args) => {
             let filter = cli.global.log_level.as_deref().unwrap_or("warn");
-            let _logs = telemetry::start_stderr(filter);
-            block_on(demo::run(args))
+            let logs = telemetry::start_stderr(filter);
+            block_on(demo::run(args, logs.level()))
         }
         Command::Run => {
             let loaded = load(cli)?;

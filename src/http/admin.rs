@@ -278,7 +278,9 @@ pub(super) async fn reload(Shared(state): Shared<State>) -> Result<Response, Ref
     match state.0.parts.reloads.ask().await {
         Some(Ok(reloaded)) => Ok(Json(reloaded).into_response()),
         Some(Err(error)) => Err(refused(&error)),
-        None => Err(Refusal::later("the relay stops")),
+        None => Err(Refusal::later(
+            "nothing can be reloaded: the relay stops, or has no file",
+        )),
     }
 }
 

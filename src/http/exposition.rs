@@ -204,7 +204,7 @@ struct Table {
 }
 
 impl<'s> Seen<'s> {
-    fn of(current: &'s Current, health: Snapshot) -> Self {
+    fn of(current: &'s Current, health: Snapshot, started: f64) -> Self {
         let live = current.hooks.live.borrow();
         let live = live.as_ref();
         let now = now_micros();
@@ -232,7 +232,7 @@ impl<'s> Seen<'s> {
             limits: (limits.in_flight_events.get(), limits.in_flight_bytes.get()),
             in_flight: live.map_or((0, 0), Live::in_flight),
             tables: tables.unwrap_or_default(),
-            process: Process::look(),
+            process: Process::look(started),
         }
     }
 
@@ -553,7 +553,8 @@ struct Process {
 }
 
 impl Process {
-    fn look() -> Self {
+    /// `started`: seconds since the Unix epoch.
+    fn look(started: f64) -> Self {
         let status = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         // The name of the process, in parentheses, may hold blanks.
         let (_, fields) = status.rsplit_once(')').unwrap_or_default();
@@ -565,14 +566,9 @@ impl Process {
         };
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         let page = rustix::param::page_size() as f64;
-        let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-        let boot = boot.lines().find_map(|line| line.strip_prefix("btime "));
-        let boot: f64 = boot
-            .and_then(|boot| boot.trim().parse().ok())
-            .unwrap_or_default();
         // Numbers of the fields as proc(5) counts them.
         Self {
-            started: boot + field(22) / ticks,
+            started,
             cpu: (field(14) + field(15)) / ticks,
             resident: field(24) * page,
             open_files: std::fs::read_dir("/proc/self/fd")
@@ -635,7 +631,7 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
 pub(super) async fn metrics(Shared(state): Shared<State>, headers: HeaderMap) -> Response {
     let current = state.current();
     let health = state.health(&current);
-    let families = Seen::of(&current, health).families();
+    let families = Seen::of(&current, health, state.0.started_at).families();
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Families(families)));
     let mut body = String::new();
@@ -717,7 +713,7 @@ mod tests {
 
     #[test]
     fn the_process_has_memory_and_open_files() {
-        let process = Process::look();
+        let process = Process::look(1.7e9);
         assert!(
             process.resident > 1e6 && process.open_files >= 3.0,
             "{process:?}"

@@ -20,7 +20,7 @@ mod server;
 mod status;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::routing::{get, post};
@@ -31,7 +31,7 @@ use crate::runtime::daemon::{Current, Reloads};
 use crate::runtime::health::Board;
 use crate::telemetry::LogLevel;
 
-pub use server::{Error, serve};
+pub use server::{Error, serve, serve_on};
 
 /// What the server looks at and asks.
 #[derive(Debug)]
@@ -56,15 +56,19 @@ pub struct State(Arc<Inner>);
 struct Inner {
     parts: Parts,
     started: Instant,
+    /// Seconds since the Unix epoch.
+    started_at: f64,
     latency: latency::Window,
 }
 
 impl State {
     /// The state of a server.
     pub fn new(parts: Parts) -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         Self(Arc::new(Inner {
             parts,
             started: Instant::now(),
+            started_at: since_epoch.map_or(0.0, |since| since.as_secs_f64()),
             latency: latency::Window::default(),
         }))
     }

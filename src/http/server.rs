@@ -56,10 +56,15 @@ pub async fn serve(
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|source| Error::Listen { address, source })?;
     tracing::info!(%address, "HTTP server is listening");
-    let connections = accept(&listener, settings, state.clone());
+    match serve_on(&listener, settings, state).await {}
+}
+
+/// Serves on a socket that listens, until it is dropped.
+pub async fn serve_on(listener: &TcpListener, settings: &Http, state: State) -> Infallible {
+    let connections = accept(listener, settings, state.clone());
     tokio::select! {
-        never = connections => match never {},
-        never = watch_latency(&state) => match never {},
+        never = connections => never,
+        never = watch_latency(&state) => never,
     }
 }
 

@@ -69,6 +69,11 @@ impl Reloaded {
 pub struct Reloads(mpsc::Sender<oneshot::Sender<Result<Reloaded, config::Error>>>);
 
 impl Reloads {
+    /// Of a relay whose configuration is in no file: nobody answers.
+    pub fn none() -> Self {
+        Self(mpsc::channel(1).0)
+    }
+
     /// Reads the configuration again; `None` if the process ends.
     pub async fn ask(&self) -> Option<Result<Reloaded, config::Error>> {
         let (answer, answered) = oneshot::channel();

@@ -6,7 +6,11 @@
 mod consumer;
 mod report;
 
+use std::convert::Infallible;
+use std::io::Write as _;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +18,27 @@ use anyhow::{Context, Result, bail};
 use order_service::{Acknowledged, OrderService, Workload};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use scylla_emulator::Emulator;
+use tempfile::NamedTempFile;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
 
 use self::consumer::Consumer;
 use self::report::{Arrival, Delivered, Report, Summary};
 use super::OutputFormat;
-use crate::config::{Config, Sources};
+use crate::config::{Config, Secret, Sources};
+use crate::dead_letters::filter::Filter;
+use crate::dead_letters::replay::{Action, Order};
+use crate::http;
+use crate::runtime::daemon::{Current, Reloads};
+use crate::runtime::health::Board;
 use crate::runtime::{self, signals::StopSignals};
 use crate::scylla as cluster;
+use crate::telemetry::LogLevel;
 
 const KEYSPACE: &str = "shop";
 const TOPIC: &str = "outbox.event.order";
@@ -37,7 +51,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// Arguments of `demo`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    after_help = "Examples:\n  outbox-relay demo\n  outbox-relay demo --events 100 --output json"
+    after_help = "Examples:\n  outbox-relay demo\n  outbox-relay demo --refuse 200\n  \
+                  outbox-relay demo --events 100 --output json"
 )]
 pub struct Args {
     /// Stop after this many events; without it the demo runs until Ctrl-C.
@@ -46,13 +61,21 @@ pub struct Args {
     /// Events written per second.
     #[arg(long, default_value = "50")]
     pub rate: NonZeroU32,
+    /// Once so many events are published, the broker refuses some for good: they become dead
+    /// letters, to be found, understood and replayed on the page or in the shell. What is left of
+    /// them is replayed at the end.
+    #[arg(long, value_name = "AFTER")]
+    pub refuse: Option<u64>,
+    /// Where the page is; another port is taken if this one is not free.
+    #[arg(long, default_value = "127.0.0.1:9464")]
+    pub listen: SocketAddr,
     /// Form of the output: text has a line per event, json has the summary only.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
 }
 
 /// Runs the demo to its end.
-pub async fn run(args: &Args) -> Result<()> {
+pub async fn run(args: &Args, logs: LogLevel) -> Result<()> {
     let text = args.output == OutputFormat::Text;
     let say = |line: String| {
         if text {
@@ -71,24 +94,21 @@ pub async fn run(args: &Args) -> Result<()> {
     say(format!("broker     mock Kafka on {brokers}"));
 
     let service = start_service(&node).await?;
-    let config = relay_config(&node, &brokers)?;
+    let file = configuration_file(&node, &brokers)?;
+    let config = relay_config(file.path())?;
     let session = cluster::connect(&config.scylla).await?;
     super::schema::create_missing(&session, &config, None).await?;
     drop(session);
     let mut tasks = JoinSet::new();
     let (stop_relay, stopped) = watch::channel(false);
-    let (ready, mut is_ready) = watch::channel(false);
-    tasks.spawn(runtime::run(
-        config,
-        runtime::Hooks {
-            ready,
-            ..Default::default()
-        },
-        async move {
-            let mut stopped = stopped;
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        },
-    ));
+    let hooks = runtime::Hooks::default();
+    let mut is_ready = hooks.ready.subscribe();
+    let mut page = JoinSet::new();
+    let address = serve_page(&mut page, args.listen, &config, &hooks, logs).await?;
+    tasks.spawn(runtime::run(config, hooks.clone(), async move {
+        let mut stopped = stopped;
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }));
     timeout(ARRIVAL_DEADLINE, is_ready.wait_for(|ready| *ready))
         .await
         .context("the relay did not get ready")?
@@ -96,14 +116,26 @@ pub async fn run(args: &Args) -> Result<()> {
     say(format!(
         "relay      {KEYSPACE}.outbox_messages to topic {TOPIC}"
     ));
+    say(format!("page       {address}"));
+    say(format!(
+        "shell      outbox-relay dead-letters list --config {}",
+        file.path().display()
+    ));
     let (consumer, arrivals) = Consumer::start(&brokers, TOPIC, PARTITIONS)?;
 
     let mut watcher = Watcher {
         report: Report::default(),
         arrivals,
         say: &say,
+        refusal: args.refuse.map(|after| Refusal {
+            after,
+            broker: &broker,
+        }),
     };
     let written = watcher.follow(args, service, &signals).await;
+    if args.refuse.is_some() && written.is_ok() {
+        replay_what_is_left(&hooks).await?;
+    }
     watcher.drain(written.is_ok()).await;
 
     stop_relay.send_replace(true);
@@ -160,20 +192,25 @@ async fn start_service(node: &str) -> Result<Arc<OrderService>> {
     ))
 }
 
-fn relay_config(node: &str, brokers: &str) -> Result<Arc<Config>> {
-    let quoted: Vec<String> = brokers
-        .split(',')
-        .map(|broker| format!("\"{broker}\""))
-        .collect();
+/// The relay's configuration as a file, so that the commands of a shell can use it as well.
+fn configuration_file(node: &str, brokers: &str) -> Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new()
+        .prefix("outbox-relay-demo-")
+        .suffix(".yaml")
+        .tempfile()
+        .context("a file for the demo's configuration")?;
+    write!(
+        file,
+        "relay: {{ name: demo }}\nscylla: {{ nodes: [\"{node}\"] }}\n\
+         kafka: {{ brokers: \"{brokers}\" }}\n\
+         outboxes: [{{ table: {KEYSPACE}.outbox_messages, topic: {TOPIC} }}]\n"
+    )?;
+    Ok(file)
+}
+
+fn relay_config(file: &Path) -> Result<Arc<Config>> {
     let sources = Sources {
-        set: vec![
-            "relay.name=demo".to_owned(),
-            format!("scylla.nodes=[\"{node}\"]"),
-            format!("kafka.brokers=[{}]", quoted.join(",")),
-            format!(
-                "outboxes=[{{\"table\":\"{KEYSPACE}.outbox_messages\",\"topic\":\"{TOPIC}\"}}]"
-            ),
-        ],
+        files: vec![file.to_owned()],
         ..Sources::default()
     };
     Ok(Arc::new(
@@ -181,11 +218,72 @@ fn relay_config(node: &str, brokers: &str) -> Result<Arc<Config>> {
     ))
 }
 
+/// Serves the page while the demo runs; gives the address to open, with a token of this demo.
+async fn serve_page(
+    tasks: &mut JoinSet<Infallible>,
+    listen: SocketAddr,
+    config: &Arc<Config>,
+    hooks: &runtime::Hooks,
+    level: LogLevel,
+) -> Result<String> {
+    let listener = match TcpListener::bind(listen).await {
+        Ok(listener) => listener,
+        Err(_) => TcpListener::bind((listen.ip(), 0))
+            .await
+            .context("listen for the page")?,
+    };
+    let address = listener.local_addr()?;
+    let token = Uuid::new_v4().simple().to_string();
+    let current = Current {
+        config: Arc::clone(config),
+        hooks: hooks.clone(),
+    };
+    let state = http::State::new(http::Parts {
+        current: watch::Sender::new(current).subscribe(),
+        around: Board::default(),
+        token: watch::Sender::new(Some(Secret::new(token.clone()))).subscribe(),
+        reloads: Reloads::none(),
+        level,
+    });
+    let settings = config.http.clone();
+    tasks.spawn(async move { http::serve_on(&listener, &settings, state).await });
+    Ok(format!("http://{address}/#token={token}"))
+}
+
+/// Has the relay publish the dead letters that nobody has replayed.
+async fn replay_what_is_left(hooks: &runtime::Hooks) -> Result<()> {
+    let live = hooks.live.borrow().clone().context("the relay has ended")?;
+    let order = Order {
+        action: Action::Replay,
+        filter: Filter::default(),
+        rate: None,
+        dry_run: false,
+        asked_at: 0,
+    };
+    live.requests.ask(&order).await?;
+    Ok(())
+}
+
+/// When the broker refuses events for good.
+struct Refusal<'b> {
+    after: u64,
+    broker: &'b MockCluster<'static, DefaultProducerContext>,
+}
+
+impl Refusal<'_> {
+    /// One request is refused, with all events in it.
+    fn refuse(&self) {
+        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+        self.broker.request_errors(RDKafkaApiKey::Produce, &[error]);
+    }
+}
+
 /// Matches what is written with what arrives, and prints it.
 struct Watcher<'s> {
     report: Report,
     arrivals: mpsc::UnboundedReceiver<Arrival>,
     say: &'s dyn Fn(String),
+    refusal: Option<Refusal<'s>>,
 }
 
 impl Watcher<'_> {
@@ -250,6 +348,13 @@ impl Watcher<'_> {
     fn arrived(&mut self, arrival: &Arrival) {
         let delivered = self.report.arrived(arrival);
         self.print(delivered);
+        let published = self.report.delivered();
+        if let Some(refusal) = self.refusal.take_if(|refusal| published >= refusal.after) {
+            refusal.refuse();
+            (self.say)(
+                "broker     refuses some events from here: they become dead letters".to_owned(),
+            );
+        }
     }
 
     fn print(&self, delivered: Option<Delivered>) {

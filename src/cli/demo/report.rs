@@ -97,6 +97,11 @@ impl Report {
         })
     }
 
+    /// Events that were written and consumed.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered.len() as u64
+    }
+
     /// Whether everything that was written has been consumed.
     pub(super) fn complete(&self) -> bool {
         self.delivered.len() == self.written.len()
