@@ -30,6 +30,7 @@ fi
 bin="$cache/prometheus/usr/bin"
 
 "$bin/promtool" check rules alerts.yaml
+"$bin/promtool" check config --syntax-only "$root/docker/compose/prometheus.yaml"
 "$bin/promtool" test rules alerts_test.yaml
 "$cache/python/bin/python" check.py --metrics "$metrics" --runbook "$runbook" \
   --promtool "$bin/promtool" --prometheus "$bin/prometheus"
