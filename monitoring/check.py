@@ -46,7 +46,7 @@ LABELS = {
         for name in (
             "late_rows_total", "lateness_seconds", "table_watermark_lag_seconds",
             "table_backlog_seconds", "table_log_ttl_seconds", "table_expires_in_seconds",
-            "table_groups", "table_paused",
+            "table_events_total", "table_groups", "table_paused",
         )
     },
 }
@@ -57,6 +57,14 @@ problems = []
 def expect(condition, message):
     if not condition:
         problems.append(message)
+
+
+def report():
+    """Ends with the problems found so far, if there are any."""
+    for problem in problems:
+        print(f"monitoring: {problem}", file=sys.stderr)
+    if problems:
+        sys.exit(1)
 
 
 def panels(dashboard):
@@ -270,11 +278,9 @@ def main():
     documented = check_names(used, options.metrics)
     check_alerts(rules, tests, options.runbook)
     check_dashboard(dashboard)
+    report()
     count = check_queries(dashboard, documented, options.promtool, options.prometheus)
-    for problem in problems:
-        print(f"monitoring: {problem}", file=sys.stderr)
-    if problems:
-        sys.exit(1)
+    report()
     print(f"monitoring: {len(rules)} alerts, {count} queries of the dashboard, {len(used)} metrics: all fit")
 
 
