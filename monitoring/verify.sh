@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks the alert rules and the dashboard:  CI_CACHE=DIR bash monitoring/verify.sh
 #
-# Takes promtool and prometheus out of Debian's package without installing it, so that no service is
-# started. METRICS and RUNBOOK name other files than docs/metrics.md and docs/runbook.md.
+# Needs Go and Python. Takes promtool and prometheus out of Debian's package without installing it, so
+# that no service is started. METRICS and RUNBOOK name other files than docs/metrics.md and docs/runbook.md.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd .. && pwd)
@@ -32,5 +32,12 @@ bin="$cache/prometheus/usr/bin"
 "$bin/promtool" check rules alerts.yaml
 "$bin/promtool" check config --syntax-only "$root/docker/compose/prometheus.yaml"
 "$bin/promtool" test rules alerts_test.yaml
+(cd dashboardfile && go vet ./... && go build -o "$cache/dashboardfile" .)
+"$cache/dashboardfile" dashboard.json
+sed 's/"gridPos"/"gridPosition"/' dashboard.json >"$cache/bad.json"
+if "$cache/dashboardfile" "$cache/bad.json" >/dev/null 2>&1; then
+  echo "monitoring: a field that Grafana does not know goes unnoticed" >&2
+  exit 1
+fi
 "$cache/python/bin/python" check.py --metrics "$metrics" --runbook "$runbook" \
   --promtool "$bin/promtool" --prometheus "$bin/prometheus"
