@@ -90,10 +90,16 @@ for values in "$chart"/ci/*-values.yaml "$scratch/readme-values.yaml"; do
   printf 'helm: %s: %s' "$name" "$(cat "$scratch/said")"
   if [ -n "${OUTBOX_RELAY:-}" ] && [ -e "$scratch/$name.relay.yaml" ]; then
     # Secrets and certificates lie elsewhere here, and hold nothing of worth.
-    mkdir -p "$scratch/secrets"
-    for file in scylla-password kafka-sasl-password admin-token; do
-      echo "not a secret at all" >"$scratch/secrets/$file"
-    done
+    if ! [ -d "$scratch/secrets" ]; then
+      mkdir "$scratch/secrets"
+      for file in scylla-password kafka-sasl-password admin-token; do
+        echo "not a secret at all" >"$scratch/secrets/$file"
+      done
+      openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=example \
+        -keyout "$scratch/secrets/scylla-key.pem" -out "$scratch/secrets/scylla-ca.pem" 2>/dev/null
+      cp "$scratch/secrets/scylla-ca.pem" "$scratch/secrets/scylla-cert.pem"
+      for file in ca cert key; do cp "$scratch/secrets/scylla-$file.pem" "$scratch/secrets/kafka-$file.pem"; done
+    fi
     sed -i "s|/run/secrets/outbox-relay|$scratch/secrets|" "$scratch/$name.relay.yaml"
     "$OUTBOX_RELAY" config print --config "$scratch/$name.relay.yaml" >/dev/null
     printf '; the relay takes the configuration'
