@@ -93,7 +93,7 @@ for values in "$chart"/ci/*-values.yaml "$scratch/readme-values.yaml"; do
     if ! [ -d "$scratch/secrets" ]; then
       mkdir "$scratch/secrets"
       for file in scylla-password kafka-sasl-password admin-token; do
-        echo "not a secret at all" >"$scratch/secrets/$file"
+        echo not-a-secret-at-all >"$scratch/secrets/$file"
       done
       openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=example \
         -keyout "$scratch/secrets/scylla-key.pem" -out "$scratch/secrets/scylla-ca.pem" 2>/dev/null

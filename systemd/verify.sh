@@ -2,7 +2,7 @@
 # Checks the unit and the drop-ins of systemd/README.md:  bash systemd/verify.sh
 #
 # The program need not be installed: a stand-in takes its place, since systemd-analyze asks whether it
-# can be run. OUTBOX_RELAY names a program to put there instead.
+# can be run. With OUTBOX_RELAY=PROGRAM that program is put there, and reads the README's configuration.
 set -euo pipefail
 cd "$(dirname "$0")"
 threshold=20 # in tenths: 2.0 of 10
@@ -65,3 +65,21 @@ fi
 for line in Type=notify NotifyAccess=main WatchdogSec=30 DynamicUser=yes RestartPreventExitStatus=78; do
   grep -qx "$line" outbox-relay.service || { echo "systemd: $line is gone" >&2; exit 1; }
 done
+
+if [ -n "${OUTBOX_RELAY:-}" ]; then
+  mkdir "$scratch/credentials"
+  for name in scylla-password kafka-password admin-token; do
+    echo not-a-secret-at-all >"$scratch/credentials/$name"
+  done
+  # Both pieces of configuration, over the example that lacks nothing.
+  awk -v out="$scratch/readme" '/^```yaml$/ { inside = 1; file = out "-" ++count ".yaml"; next }
+       /^```$/ { inside = 0 } inside { print > file }' README.md
+  [ "$(find "$scratch" -maxdepth 1 -name 'readme-*.yaml' | wc -l)" -eq 2 ]
+  for file in "$scratch"/readme-*.yaml; do
+    CREDENTIALS_DIRECTORY="$scratch/credentials" "$OUTBOX_RELAY" config print \
+      --config ../config/examples/minimal.yaml --config "$file" >/dev/null
+  done
+  echo "systemd: the relay takes the README's configuration"
+else
+  echo "systemd: no relay read the README's configuration: OUTBOX_RELAY is not set"
+fi
