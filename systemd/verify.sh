@@ -2,7 +2,8 @@
 # Checks the unit and the drop-ins of systemd/README.md:  bash systemd/verify.sh
 #
 # The program need not be installed: a stand-in takes its place, since systemd-analyze asks whether it
-# can be run. With OUTBOX_RELAY=PROGRAM that program is put there, and reads the README's configuration.
+# can be run. With OUTBOX_RELAY=PROGRAM that program is put there and reads the README's configuration;
+# if it has the demo, that runs under strace, and no system call of it may be one that the unit refuses.
 set -euo pipefail
 cd "$(dirname "$0")"
 threshold=20 # in tenths: 2.0 of 10
@@ -80,6 +81,15 @@ if [ -n "${OUTBOX_RELAY:-}" ]; then
       --config ../config/examples/minimal.yaml --config "$file" >/dev/null
   done
   echo "systemd: the relay takes the README's configuration"
+  if "$OUTBOX_RELAY" demo --help >/dev/null 2>&1; then
+    command -v strace >/dev/null 2>&1 || {
+      apt-get update -qq >/dev/null && apt-get install -y -qq strace >/dev/null
+    }
+    strace -f -c -o "$scratch/trace" "$OUTBOX_RELAY" demo --events 20 --output json >/dev/null
+    python3 syscalls.py outbox-relay.service "$scratch/trace"
+  else
+    echo "systemd: system calls were not looked at: this relay has no demo"
+  fi
 else
   echo "systemd: no relay read the README's configuration: OUTBOX_RELAY is not set"
 fi
