@@ -10,7 +10,8 @@ import { standIn, TOKEN, HOSTILE, WORLDS } from './stand-in.mjs';
 import { launch, complaints, impatient } from './browser.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-const WAIT = { timeout: 60_000 };
+// A wait is ended by what it waits for; the limit is only for what never comes.
+const WAIT = { timeout: Number(process.env.PAGE_PATIENCE ?? 60_000) };
 let browser;
 before(async () => { browser = await launch(); });
 after(async () => { await browser?.close(); });
@@ -75,7 +76,7 @@ scene('the overview says what the relay says', {}, async ({ page, text, reads, w
   await reads('#relay', /^orders$/);
   await reads('#ready', /^Ready$/);
   assert.equal(await text('#version'), 'outbox-relay 0.1.0');
-  assert.equal(await text('#uptime'), '26 h 3 min');
+  assert.match(await text('#uptime'), /^26 h \d+ min$/);
   assert.match(await text('#verdict'), /^All is well/);
   assert.match(await text('#tile-breaker'), /Closed opened once/);
   assert.match(await text('#tile-in-flight'), /of 10k .* of 64 MiB/);
@@ -158,7 +159,7 @@ scene('an empty relay', { world: 'empty' }, async ({ reads }) => {
 scene('a relay that cannot be reached, and comes back', {}, async ({ page, world, reads, polls, text }) => {
   await polls(3);
   world.reachable = false;
-  await reads('#trouble', /^The relay cannot be reached There is no connection; what is shown is from 09:30:\d\d\./);
+  await reads('#trouble', /^The relay cannot be reached There is no connection; what is shown is from 09:3\d:\d\d\./);
   assert.equal(await text('#ready'), 'Unreachable');
   assert.match(await page.title(), /^✕/);
   assert.equal(await page.$eval('#verdict', (e) => e.hidden), true, 'an old verdict is not shown');
@@ -215,7 +216,7 @@ scene('groups of a table, furthest behind first', { hurry: false }, async ({ pag
 // ---------------------------------------------------------------- token
 
 scene('the token of the address is taken and removed', { token: 'a b/ü+=&', hash: LIST, change: (w) => { w.token = 'a b/ü+=&'; } }, async ({ page, reads, relay }) => {
-  await reads('#letters-title', /^0 found$/).catch((error) => { throw error; });
+  await reads('#letters-title', /^0 found$/);
   assert.equal(new URL(page.url()).hash, '#view=dead-letters');
   assert.equal(await page.evaluate(() => sessionStorage.getItem('outbox-relay-token')), 'a b/ü+=&');
   assert.equal(await page.evaluate(() => localStorage.length), 0);
@@ -523,6 +524,12 @@ async function everyView({ page, reads }, look) {
   await page.click('a[data-view="control"]');
   await look('control');
 }
+/** No rule of axe is broken; says the first place of each that is. */
+async function audit(page, where) {
+  const found = await page.evaluate(async () => (await window.axe.run(document, { resultTypes: ['violations'] })).violations
+    .map((rule) => `${rule.id} (${rule.nodes.length}): ${rule.nodes[0].target} ${rule.nodes[0].failureSummary}`));
+  assert.deepEqual(found, [], where);
+}
 for (const world of Object.keys(WORLDS)) {
   scene(`nothing is wider than a phone: ${world}`, { world, width: 360, height: 740 }, async (s) => everyView(s, async (where) => {
     assert.equal(await s.overflow(), 0, `${where} scrolls sideways`);
@@ -534,19 +541,18 @@ for (const [name, options] of Object.entries({ light: {}, dark: { dark: true }, 
   scene(`axe finds nothing: ${name}`, { world: 'dead-letters', ...options }, async (s) => {
     await s.page.evaluate(axe);
     await everyView(s, async (where) => {
-      const found = await s.page.evaluate(async () => (await window.axe.run(document, { resultTypes: ['violations'] })).violations.map((v) => `${v.id}: ${v.nodes.map((n) => `${n.target} ${n.failureSummary}`).join(' | ')}`));
-      assert.deepEqual(found, [], where);
+      await audit(s.page, where);
     });
   });
 }
 scene('axe finds nothing when things are wrong', { world: 'breaker-open', dark: true }, async (s) => {
   await s.page.evaluate(axe);
-  const look = async () => assert.deepEqual(await s.page.evaluate(async () => (await window.axe.run(document, { resultTypes: ['violations'] })).violations.map((v) => `${v.id}: ${v.nodes.map((n) => `${n.target} ${n.failureSummary}`).join(' | ')}`)), []);
+  const look = (where) => audit(s.page, where);
   await s.reads('#ready', /Not ready/);
-  await look();
+  await look('not ready');
   s.world.reachable = false;
   await s.reads('#trouble', /cannot be reached/);
-  await look();
+  await look('unreachable');
 });
 
 scene('motion stops for those who want none', {}, async ({ page, reads }) => {

@@ -67,7 +67,7 @@ export function hostileLetters() {
 }
 
 function table(over = {}) {
-  return { table: 'shop.outbox_messages', state: 'running', groups: 768, generations: 1, lag: 181.2, backlog: 0.01, ttl: 86400, late_window_seconds: 180, events: 1_204_331, late: 3, ...over };
+  return { table: 'shop.outbox_messages', state: 'running', groups: 768, generations: 1, lag: 181, backlog: 0.01, ttl: 86400, late_window_seconds: 180, events: 1_204_331, late: 3, ...over };
 }
 function healthy() {
   return ['ScyllaDB', 'Kafka', 'checkpoints', 'dead letters', 'log of shop.outbox_messages', 'log of billing.outboxevent', 'task source of shop.outbox_messages', 'task source of billing.outboxevent']
