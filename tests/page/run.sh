@@ -35,6 +35,6 @@ case "${1:-test}" in
     fi
     ;;
   screenshots) node screenshots.mjs "${@:2}" ;;
-  planted) node planted.mjs ;;
+  planted) node planted.mjs "${@:2}" ;;
   *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
