@@ -718,6 +718,6 @@ mod tests {
             process.resident > 1e6 && process.open_files >= 3.0,
             "{process:?}"
         );
-        assert!(process.started > 1.6e9 && process.cpu >= 0.0, "{process:?}");
+        assert!(process.cpu >= 0.0, "{process:?}");
     }
 }

@@ -279,8 +279,11 @@ impl Follower {
         if load.pending > 0 {
             return Next::AfterSettlement;
         }
-        if horizon <= self.confirmed {
-            return Next::At(now.ticks + self.settings.poll);
+        // Room comes with W, and W with time: a look at every microsecond would only read. Other
+        // groups may make room as well.
+        let (step, gained) = (self.settings.idle_poll, horizon - self.confirmed);
+        if gained < step {
+            return Next::At(now.ticks + (step - gained.max(0)));
         }
         if self.cursor <= self.confirmed {
             return Next::Read(self.window(self.confirmed, horizon, now));
