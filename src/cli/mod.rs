@@ -7,7 +7,9 @@ pub mod check;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod healthcheck;
 pub mod schema;
+pub mod status;
 pub mod tail;
 
 use std::path::PathBuf;
@@ -72,6 +74,8 @@ enum Command {
     Tail(tail::Args),
     /// List, show, replay, discard and export events that could not be published.
     DeadLetters(dead_letters::Args),
+    /// Ask a running relay whether it is well; for health checks of containers.
+    Healthcheck(healthcheck::Args),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -115,6 +119,9 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Check(args) => {
             let _logs = telemetry::start_stderr("off");
             return block_on(check::run(&sources(cli), args));
+        }
+        Command::Healthcheck(args) => {
+            return block_on(async { Ok(healthcheck::run(&sources(cli), args).await) });
         }
         Command::Config(ConfigCommand::Schema) => {
             println!("{}", serde_json::to_string_pretty(&config::schema())?);

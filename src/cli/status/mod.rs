@@ -1,0 +1,3 @@
+//! How a relay is.
+
+pub mod http;
