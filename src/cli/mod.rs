@@ -4,10 +4,13 @@
 //! configuration.
 
 pub mod check;
+pub mod checkpoint;
+mod claim;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod healthcheck;
+mod moment;
 pub mod schema;
 pub mod status;
 pub mod tail;
@@ -72,6 +75,8 @@ enum Command {
     Schema(schema::Args),
     /// Print events as they would be published; publish nothing.
     Tail(tail::Args),
+    /// Show how far the tables have come, or set where a stopped relay goes on.
+    Checkpoint(checkpoint::Args),
     /// List, show, replay, discard and export events that could not be published.
     DeadLetters(dead_letters::Args),
     /// Ask a running relay whether it is well; for health checks of containers.
@@ -152,6 +157,11 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             let config = load(cli)?.config;
             let _logs = telemetry::start_stderr("warn");
             block_on(schema::run(&config, args))
+        }
+        Command::Checkpoint(args) => {
+            let config = Arc::new(load(cli)?.config);
+            let _logs = telemetry::start_stderr("error");
+            block_on(checkpoint::run(config, args))
         }
         Command::DeadLetters(args) => {
             let config = Arc::new(load(cli)?.config);

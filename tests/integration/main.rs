@@ -8,6 +8,7 @@ mod backpressure;
 mod broker;
 mod broker_restart;
 mod check;
+mod checkpoints;
 mod crash;
 mod database;
 mod dead_letters;
