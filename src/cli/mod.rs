@@ -79,6 +79,8 @@ enum Command {
     Checkpoint(checkpoint::Args),
     /// List, show, replay, discard and export events that could not be published.
     DeadLetters(dead_letters::Args),
+    /// Show how a relay is: lag and W of its tables, owner, breaker, dead letters.
+    Status(status::Args),
     /// Ask a running relay whether it is well; for health checks of containers.
     Healthcheck(healthcheck::Args),
     /// Look at the configuration.
@@ -167,6 +169,10 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             let config = Arc::new(load(cli)?.config);
             let _logs = telemetry::start_stderr("error");
             block_on(dead_letters::run(config, args))
+        }
+        Command::Status(args) => {
+            let _logs = telemetry::start_stderr("error");
+            block_on(status::run(&sources(cli), args))
         }
         Command::Tail(args) => {
             let config = Arc::new(load(cli)?.config);

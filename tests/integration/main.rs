@@ -24,5 +24,6 @@ mod outage;
 mod ownership;
 mod reference;
 mod rows;
+mod status;
 mod stop;
 mod support;
