@@ -6,10 +6,12 @@
 pub mod check;
 pub mod checkpoint;
 mod claim;
+pub mod completions;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod healthcheck;
+pub mod man;
 mod moment;
 pub mod schema;
 pub mod status;
@@ -20,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Sources};
 use crate::runtime::{self, signals::StopSignals};
@@ -86,6 +88,10 @@ enum Command {
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print completions for a shell.
+    Completions(completions::Args),
+    /// Print the manual page, or write the page of each command.
+    Man(man::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +109,11 @@ enum ConfigCommand {
     /// Print every key with its meaning and default.
     #[command(after_help = "Example:\n  outbox-relay config reference > relay.yaml")]
     Reference,
+}
+
+/// The command line as it is described to shells and readers.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the arguments name; reports an error on standard error.
@@ -130,6 +141,8 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Healthcheck(args) => {
             return block_on(async { Ok(healthcheck::run(&sources(cli), args).await) });
         }
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
         Command::Config(ConfigCommand::Schema) => {
             println!("{}", serde_json::to_string_pretty(&config::schema())?);
             Ok(())
@@ -221,3 +234,6 @@ fn print_config(loaded: &Loaded, output: OutputFormat) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod broker;
 mod broker_restart;
 mod check;
 mod checkpoints;
+mod commands;
 mod crash;
 mod database;
 mod dead_letters;
