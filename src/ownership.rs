@@ -11,6 +11,8 @@
 //!
 //! It does not stop what an owner does that has lost its name: the runtime does.
 
+pub mod look;
+
 use std::fmt;
 use std::fs;
 use std::sync::Arc;

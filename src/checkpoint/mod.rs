@@ -5,6 +5,7 @@
 //!
 //! 1. The watermark of a group never moves back in the table: a save that would lower it is left
 //!    out, and the client-side timestamps of the writes strictly increase, over restarts as well.
+//!    [`Store::reset`] is the one exception: a person has asked for it, and no relay runs.
 //! 2. What is loaded is what was saved: a form that cannot be read is an error, never an empty
 //!    checkpoint.
 //! 3. The groups of one table lie in [`BUCKETS`] partitions, so that one unlogged batch saves many
@@ -13,6 +14,7 @@
 //! It does not decide what may be saved: only settled rows reach it, which is the source's duty.
 
 pub mod published;
+pub mod reset;
 mod store;
 
 pub use published::{FormError, OpenWindow, Published};
@@ -77,6 +79,9 @@ pub struct Loaded {
     pub started_at: Option<i64>,
     /// The groups, in no particular order.
     pub groups: Vec<GroupCheckpoint>,
+    /// When each of `groups` was saved, by the clock of the relay that did, microseconds since the Unix
+    /// epoch.
+    pub saved_at: Vec<Option<i64>>,
 }
 
 /// The CQL that creates the tables in `keyspace`, which must exist. Each statement may be run

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::published::{self, FormError};
+use super::reset::Reset;
 use super::{BATCH_BYTES, BATCH_ROWS, BUCKETS, GroupCheckpoint, GroupKey, Loaded, Window};
 use crate::config::TableName;
 use crate::scylla::{ReadError, quoted};
@@ -77,6 +78,7 @@ pub struct Store {
     save: PreparedStatement,
     load_windows: PreparedStatement,
     save_window: PreparedStatement,
+    remove_window: PreparedStatement,
     load_start: PreparedStatement,
     save_start: PreparedStatement,
     clock: AtomicI64,
@@ -85,8 +87,8 @@ pub struct Store {
     until: Option<watch::Receiver<Instant>>,
 }
 
-/// Begin, end and summary of a window.
-type WindowRow = (i64, Option<i64>, Option<Vec<u8>>);
+/// Begin, end and summary of a window, and when it was written.
+type WindowRow = (i64, Option<i64>, Option<Vec<u8>>, Option<i64>);
 
 /// Where and when the first start was.
 type StartRow = (Option<i64>, Option<i64>);
@@ -125,13 +127,17 @@ impl Store {
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         ));
         let load_windows = prepare(format!(
-            "SELECT begins, ends, published FROM {tables}.windows \
+            "SELECT begins, ends, published, writetime(published) FROM {tables}.windows \
              WHERE relay = ? AND source = ? AND generation = ? AND stream_group = ?"
         ));
         let save_window = prepare(format!(
             "INSERT INTO {tables}.windows \
              (relay, source, generation, stream_group, begins, ends, published) \
              VALUES (?, ?, ?, ?, ?, ?, ?) USING TTL ?"
+        ));
+        let remove_window = prepare(format!(
+            "DELETE FROM {tables}.windows \
+             WHERE relay = ? AND source = ? AND generation = ? AND stream_group = ? AND begins = ?"
         ));
         let load_start = prepare(format!(
             "SELECT start, writetime(start) FROM {tables}.sources WHERE relay = ? AND source = ?"
@@ -144,6 +150,7 @@ impl Store {
             save: save.await?,
             load_windows: load_windows.await?,
             save_window: save_window.await?,
+            remove_window: remove_window.await?,
             load_start: load_start.await?,
             save_start: save_start.await?,
             relay: relay.to_owned(),
@@ -174,6 +181,7 @@ impl Store {
             start,
             started_at,
             groups: Vec::new(),
+            saved_at: Vec::new(),
         };
         for bucket in 0..BUCKETS {
             for row in self.bucket(&source, bucket).await.map_err(read)? {
@@ -191,6 +199,7 @@ impl Store {
                     group,
                 };
                 self.remember(table, &key, watermark);
+                loaded.saved_at.push(written);
                 let closed = closed.unwrap_or(false);
                 loaded.groups.push(GroupCheckpoint {
                     key,
@@ -248,7 +257,9 @@ impl Store {
             source: Box::new(source),
         };
         let rows = self.window_rows(table, key).await.map_err(read)?;
-        let window = |(begin, upto, summary): WindowRow| {
+        let window = |(begin, upto, summary, written): WindowRow| {
+            self.clock
+                .fetch_max(written.unwrap_or(0), Ordering::Relaxed);
             let summary = published::decode_summary(&summary.unwrap_or_default());
             let summary = summary.map_err(|source| Error::Form {
                 table: table.clone(),
@@ -318,9 +329,60 @@ impl Store {
     ///
     /// When a batch fails; those before it are written, those after it are not.
     pub async fn save(&self, table: &TableName, groups: &[GroupCheckpoint]) -> Result<(), Error> {
+        let higher = |group: &&GroupCheckpoint| !self.would_lower(table, group);
+        self.save_rows(table, groups.iter().filter(higher)).await
+    }
+
+    /// Replaces what is stored of `table`, whatever it was: the one way in which W moves back. What was
+    /// stored must have been loaded with this store, windows included. The caller owns the relay's name,
+    /// and no relay runs.
+    ///
+    /// # Errors
+    ///
+    /// When a write fails. What was written by then stays, and the same reset may be made again.
+    pub async fn reset(&self, table: &TableName, reset: &Reset) -> Result<(), Error> {
+        // Earlier than anything that a relay saves later, also one whose clock is behind.
+        let removed = self.next_timestamp();
+        if let Some(start) = reset.start {
+            self.save_start(table, start).await?;
+        }
+        self.save_rows(table, reset.groups.iter()).await?;
+        for (key, begin) in &reset.removed {
+            self.remove_window(table, key, *begin, removed).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_window(
+        &self,
+        table: &TableName,
+        key: &GroupKey,
+        begin: i64,
+        timestamp: i64,
+    ) -> Result<(), Error> {
+        self.check_owner()?;
+        let mut statement = self.remove_window.clone();
+        statement.set_timestamp(Some(timestamp));
+        let values = (
+            &self.relay,
+            table.to_string(),
+            CqlTimestamp(key.generation),
+            &key.group,
+            begin,
+        );
+        let removed = self.session.execute_unpaged(&statement, values).await;
+        removed.map(drop).map_err(|source| Error::Write {
+            table: table.clone(),
+            source: Box::new(source),
+        })
+    }
+
+    async fn save_rows(
+        &self,
+        table: &TableName,
+        groups: impl Iterator<Item = &GroupCheckpoint>,
+    ) -> Result<(), Error> {
         let mut rows: Vec<(i16, &GroupCheckpoint, Vec<u8>)> = groups
-            .iter()
-            .filter(|group| !self.would_lower(table, group))
             .map(|group| {
                 (
                     group.key.bucket(),

@@ -4,10 +4,17 @@
 //! configuration.
 
 pub mod check;
+pub mod checkpoint;
+mod claim;
+pub mod completions;
 pub mod dead_letters;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod healthcheck;
+pub mod man;
+mod moment;
 pub mod schema;
+pub mod status;
 pub mod tail;
 
 use std::path::PathBuf;
@@ -15,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{self, Loaded, Sources};
 use crate::runtime::{daemon, signals::StopSignals};
@@ -70,11 +77,21 @@ enum Command {
     Schema(schema::Args),
     /// Print events as they would be published; publish nothing.
     Tail(tail::Args),
+    /// Show how far the tables have come, or set where a stopped relay goes on.
+    Checkpoint(checkpoint::Args),
     /// List, show, replay, discard and export events that could not be published.
     DeadLetters(dead_letters::Args),
+    /// Show how a relay is: lag and W of its tables, owner, breaker, dead letters.
+    Status(status::Args),
+    /// Ask a running relay whether it is well; for health checks of containers.
+    Healthcheck(healthcheck::Args),
     /// Look at the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print completions for a shell.
+    Completions(completions::Args),
+    /// Print the manual page, or write the page of each command.
+    Man(man::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +109,11 @@ enum ConfigCommand {
     /// Print every key with its meaning and default.
     #[command(after_help = "Example:\n  outbox-relay config reference > relay.yaml")]
     Reference,
+}
+
+/// The command line as it is described to shells and readers.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command that the arguments name; reports an error on standard error.
@@ -116,6 +138,11 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             let _logs = telemetry::start_stderr("off");
             return block_on(check::run(&sources(cli), args));
         }
+        Command::Healthcheck(args) => {
+            return block_on(async { Ok(healthcheck::run(&sources(cli), args).await) });
+        }
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
         Command::Config(ConfigCommand::Schema) => {
             println!("{}", serde_json::to_string_pretty(&config::schema())?);
             Ok(())
@@ -147,10 +174,19 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             let _logs = telemetry::start_stderr("warn");
             block_on(schema::run(&config, args))
         }
+        Command::Checkpoint(args) => {
+            let config = Arc::new(load(cli)?.config);
+            let _logs = telemetry::start_stderr("error");
+            block_on(checkpoint::run(config, args))
+        }
         Command::DeadLetters(args) => {
             let config = Arc::new(load(cli)?.config);
             let _logs = telemetry::start_stderr("error");
             block_on(dead_letters::run(config, args))
+        }
+        Command::Status(args) => {
+            let _logs = telemetry::start_stderr("error");
+            block_on(status::run(&sources(cli), args))
         }
         Command::Tail(args) => {
             let config = Arc::new(load(cli)?.config);
@@ -199,3 +235,6 @@ fn print_config(loaded: &Loaded, output: OutputFormat) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

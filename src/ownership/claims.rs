@@ -229,3 +229,30 @@ async fn a_lapse_that_nobody_used_is_mended_and_one_that_was_used_is_not() {
     assert_eq!(claim(&third).await, Claim::Ours, "it has not kept the name");
     assert_eq!(renew(&third).await, Renewal::Ours);
 }
+
+#[tokio::test]
+async fn who_has_the_name_can_be_looked_at_without_claiming_it() {
+    let base = Base::start().await;
+    let look = async || {
+        let owner = look::look(&base.session, KEYSPACE, NAME).await;
+        owner.expect("an answer")
+    };
+    assert_eq!(look().await, None);
+    let relay = base.relay().await;
+    assert_eq!(claim(&relay).await, Claim::Ours);
+    let owner = look().await.expect("an owner");
+    let host = here();
+    let host = host.split(' ').next().expect("a host");
+    assert_eq!(
+        (&*owner.role, &*owner.host, owner.pid),
+        ("relay", host, relay.me.pid)
+    );
+    assert!(owner.since.is_some());
+    assert_eq!(owner.until - owner.renewed, LEASE.as_millis() as i64);
+    // It is still free to be renewed, and then its own.
+    assert_eq!(renew(&relay).await, Renewal::Ours);
+    let renewed = look().await.expect("an owner");
+    assert_eq!(renewed.since, owner.since, "a renewal is no new claim");
+    base.pass(LEASE + SECOND);
+    assert_eq!(look().await, None);
+}

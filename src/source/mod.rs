@@ -17,6 +17,7 @@
 //! It does not know topics, keys or brokers.
 
 pub mod bounds;
+pub mod census;
 pub mod changes;
 pub mod clock;
 pub mod expiry;

@@ -424,18 +424,18 @@ impl LogReader {
 }
 
 /// Finds the index of a stream inside its group.
-struct StreamIndex<'s> {
+pub(super) struct StreamIndex<'s> {
     ids: Vec<(&'s StreamID, u16)>,
 }
 
 impl<'s> StreamIndex<'s> {
-    fn new(streams: &'s [StreamID]) -> Self {
+    pub(super) fn new(streams: &'s [StreamID]) -> Self {
         let mut ids: Vec<_> = streams.iter().zip(0..).collect();
         ids.sort_unstable();
         Self { ids }
     }
 
-    fn of(&self, stream: &[u8]) -> Result<u16, PageError> {
+    pub(super) fn of(&self, stream: &[u8]) -> Result<u16, PageError> {
         let wanted = StreamID::new(stream.to_vec());
         let found = self.ids.binary_search_by(|(id, _)| (*id).cmp(&wanted));
         found
@@ -544,7 +544,7 @@ fn list_type(cells: ColumnType<'static>) -> ColumnType<'static> {
     }
 }
 
-async fn prepare(
+pub(super) async fn prepare(
     session: &Session,
     table: &TableName,
     columns: &[&str],

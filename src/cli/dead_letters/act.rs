@@ -9,14 +9,24 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+<<<<<<< HEAD
 use crate::cli::OutputFormat;
+=======
+use super::view;
+use crate::cli::{OutputFormat, claim};
+>>>>>>> cmd
 use crate::config::Config;
 use crate::dead_letters::extent::Asked;
 use crate::dead_letters::recode::Recoder;
 use crate::dead_letters::replay::{Order, Progress, Replayer};
 use crate::dead_letters::requests::{Requests, State};
+<<<<<<< HEAD
 use crate::dead_letters::{self, Store, view};
 use crate::ownership::{Claim, LEASE, MARGIN, Ownership, RENEW_EVERY, Renewal, Role};
+=======
+use crate::dead_letters::{self, Store};
+use crate::ownership::{Claim, Ownership, Role};
+>>>>>>> cmd
 use crate::pipeline::{self, DeadLetterBox};
 use crate::runtime::Phase;
 use crate::runtime::signals::StopSignals;
@@ -49,13 +59,14 @@ pub(super) async fn run(
         let ownership = Ownership::new(Arc::clone(&session), keyspace, name, Role::Command);
         let ownership = ownership.await?;
         let requests = Requests::new(session, keyspace, name).await?;
+        let began = Instant::now();
         match ownership.claim().await? {
-            Claim::Ours => Box::pin(owned(&ownership, here)).await?,
+            Claim::Ours => Box::pin(owned(&ownership, began, here)).await?,
             Claim::Held(holder) if holder.is_relay() => {
                 match ask(&ownership, &requests, &order, output).await? {
                     Some(progress) => progress,
                     // The relay has stopped without it, and the name is ours now.
-                    None => Box::pin(owned(&ownership, here)).await?,
+                    None => Box::pin(owned(&ownership, Instant::now(), here)).await?,
                 }
             }
             Claim::Held(holder) => {
@@ -80,32 +91,12 @@ pub(super) async fn run(
 }
 
 /// Works while the name is ours, and gives it back.
-async fn owned(ownership: &Ownership, mut here: Here) -> Result<Progress> {
-    let good_until = |began: Instant| began + LEASE.saturating_sub(MARGIN);
-    let (extend, until) = watch::channel(good_until(Instant::now()));
-    here.until = Some(until);
-    let work = here.carry_out();
-    tokio::pin!(work);
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut work => break outcome,
-            () = sleep(RENEW_EVERY) => {
-                let began = Instant::now();
-                match ownership.renew().await {
-                    Ok(Renewal::Ours) => drop(extend.send_replace(good_until(began))),
-                    Ok(Renewal::Lost(_)) => bail!("the relay's name was taken over by another process"),
-                    Err(error) => {
-                        tracing::warn!(%error, "the claim on the relay's name was not renewed");
-                    }
-                }
-            }
-        }
+async fn owned(ownership: &Ownership, began: Instant, here: Here) -> Result<Progress> {
+    let work = async |until| {
+        let until = Some(until);
+        Here { until, ..here }.carry_out().await
     };
-    ownership
-        .release()
-        .await
-        .context("give up the relay's name")?;
-    outcome
+    Box::pin(claim::owned(ownership, began, work)).await
 }
 
 struct Here {
