@@ -9,24 +9,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-<<<<<<< HEAD
-use crate::cli::OutputFormat;
-=======
-use super::view;
 use crate::cli::{OutputFormat, claim};
->>>>>>> cmd
 use crate::config::Config;
 use crate::dead_letters::extent::Asked;
 use crate::dead_letters::recode::Recoder;
 use crate::dead_letters::replay::{Order, Progress, Replayer};
 use crate::dead_letters::requests::{Requests, State};
-<<<<<<< HEAD
 use crate::dead_letters::{self, Store, view};
-use crate::ownership::{Claim, LEASE, MARGIN, Ownership, RENEW_EVERY, Renewal, Role};
-=======
-use crate::dead_letters::{self, Store};
 use crate::ownership::{Claim, Ownership, Role};
->>>>>>> cmd
 use crate::pipeline::{self, DeadLetterBox};
 use crate::runtime::Phase;
 use crate::runtime::signals::StopSignals;

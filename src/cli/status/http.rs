@@ -225,12 +225,8 @@ impl Client {
 }
 
 /// Where the relay of this configuration listens (`http.listen`); `None` if it does not.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "`http.listen` may be empty once it is a key of the configuration"
-)]
-pub(in crate::cli) fn listen(_config: &Config) -> Option<SocketAddr> {
-    Some(DEFAULT_LISTEN)
+pub(in crate::cli) fn listen(config: &Config) -> Option<SocketAddr> {
+    config.http.listen
 }
 
 /// An address at which a server that listens on all of them can be reached from its host.
