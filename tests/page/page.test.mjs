@@ -145,8 +145,9 @@ scene('what is wrong is said first', { world: 'breaker-open' }, async ({ reads, 
   await page.waitForSelector('#letters tr[data-id]');
 });
 
-scene('a paused table says when its rows expire', { world: 'paused' }, async ({ reads }) => {
+scene('a paused table says when its rows expire', { world: 'paused' }, async ({ reads, text }) => {
   await reads('#verdict', /rows that are not published begin to vanish from the CDC log in 9 h 5\d min/);
+  assert.doesNotMatch(await text('#verdict'), /a person has paused/, 'a pause is told once');
   await reads('tr[data-table="shop.outbox_messages"]', /Paused .* behind .*Resume$/);
 });
 
@@ -205,6 +206,7 @@ scene('groups of a table, furthest behind first', { hurry: false }, async ({ pag
   await page.waitForSelector('.inner tbody tr');
   assert.equal(await page.$eval('.twist', (e) => e.getAttribute('aria-expanded')), 'true');
   await reads('.inner', /25 groups, furthest behind first; there are more/);
+  assert.match(await page.$eval('.inner tbody tr', (row) => row.innerText), /-9223372036854775001/, 'every digit of the token');
   assert.equal(relay.asked('GET', '/api/tables/shop.outbox_messages/groups')[0].token, null, 'groups are open: no token is sent');
   await page.evaluate(() => [...document.querySelectorAll('.inner button')].find((b) => b.innerText === 'Show more').click());
   await page.waitForFunction(() => document.querySelectorAll('.inner tbody tr').length === 100, WAIT);
@@ -296,6 +298,11 @@ scene('search by every field', { world: 'dead-letters', hash: LIST }, async ({ p
   await page.$eval('#by-key', (input) => { input.value = 'nobody'; });
   await press('#search', /^Search$/);
   await reads('#letters', /No dead letter matches/);
+  await page.$eval('#by-table', (input) => { input.value = 'shop.orders'; });
+  await press('#search', /^Search$/);
+  await reads('#letters', /could not be read The relay says: the relay has no table shop\.orders/);
+  assert.deepEqual(await rows(), [], 'nothing is shown, replayed or discarded that another search has found');
+  assert.equal(await page.$eval('#discard-found', (b) => b.hidden), true);
 });
 
 scene('more than a hundred', { world: 'busy', hash: LIST, change: (w) => { const [one] = WORLDS['dead-letters']().letters; w.letters = Array.from({ length: 130 }, (_, i) => ({ ...one, id: `event-${i}`, key: `key-${i}` })); } }, async ({ page, reads, rows, press, relay }) => {
@@ -478,9 +485,9 @@ scene('log level and reload', { hash: 'view=control' }, async ({ page, reads, re
   assert.deepEqual(relay.asked('PUT', '/api/log-level')[0].body, { level: 'debug' });
   await page.click('#reload');
   await reads('#reload-result', /Reloaded\. Changed log\.level Needs a restart kafka\.brokers/);
-  world.reload = { status: 422, body: { error: 'the configuration has 1 problem', problems: [{ path: 'follow.poll', message: 'must be a duration' }] } };
+  world.reload = { status: 422, body: { error: 'the configuration has 1 problem', problems: [{ path: 'follow.poll', origin: 'relay.yaml:7', message: 'must be a duration' }] } };
   await page.click('#reload');
-  await reads('#reload-result', /the configuration has 1 problem follow\.poll must be a duration/);
+  await reads('#reload-result', /the configuration has 1 problem follow\.poll must be a duration \(relay\.yaml:7\)/);
   await press('#view-control', /Forget it/);
   await reads('#token-pill', /^None$/);
   assert.equal(await page.evaluate(() => sessionStorage.length), 0);

@@ -83,7 +83,8 @@ export const WORLDS = {
     tables: [table({ lag: 310, backlog: 129 }), both()[1]], pace: 0, letters: deadLetters(), ready: false, breaker: { state: 'open', opened: 3 }, in_flight: { events: 10_000, bytes: 41_200_000 },
     parts: healthy().map((part) => (part.part === 'Kafka' ? { part: 'Kafka', state: 'failed', reason: 'the breaker is open: no broker can be reached', for_seconds: 130 } : part)),
   }),
-  paused: () => ({ tables: [table({ state: 'paused', lag: 50_400, backlog: 50_220, ttl: 86400 }), both()[1]], parts: healthy(), pace: 40, letters: [] }),
+  paused: () => ({ tables: [table({ state: 'paused', lag: 50_400, backlog: 50_220, ttl: 86400 }), both()[1]], pace: 40, letters: [],
+    parts: healthy().map((part) => (part.part === 'log of shop.outbox_messages' ? { ...part, state: 'degraded', reason: 'a person has paused the table: nothing is read until it is resumed', for_seconds: 50_000 } : part)) }),
   empty: () => ({ tables: [], parts: [], pace: 0, letters: [], ready: false }),
   off: () => ({ tables: both(), parts: healthy(), pace: 100, letters: [], admin: false }),
 };
@@ -99,7 +100,7 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
   };
   world.totals.dead_lettered = world.letters.length;
   const groups = (t) => Array.from({ length: t.groups }, (_, i) => ({
-    generation: '2026-01-02T00:00:00.000Z', range_end: -9_223_372_036_854_775_000n + BigInt(i) * 24_000_000_000_000_000n, streams: 3, watermark: iso(world.now - (t.lag + 3 - i * .01) * 1000), lag_seconds: Math.max(t.lag - 1, t.lag + 3 - i * .01),
+    generation: '2026-01-02T00:00:00.000Z', range_end: -9_223_372_036_854_775_001n + BigInt(i) * 24_000_000_000_000_000n, streams: 3, watermark: iso(world.now - (t.lag + 3 - i * .01) * 1000), lag_seconds: Math.max(t.lag - 1, t.lag + 3 - i * .01),
   }));
 
   function tick() {
@@ -174,6 +175,7 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
       for (const name of ['table', 'topic', 'key', 'id', 'reason']) if (query.has(name)) filter[name] = query.get(name);
       if (query.has('type')) filter.event_type = query.get('type');
       for (const name of ['since', 'until']) if (query.has(name)) filter[`${name}_millis`] = Date.parse(query.get(name));
+      if (filter.table !== undefined && !world.tables.some((t) => t.table === filter.table)) return { status: 404, body: { error: `the relay has no table ${filter.table}` } };
       const limit = Number(query.get('limit') ?? 100), found = world.letters.filter(matches(filter));
       const outline = ({ remedy, headers, payload, timestamp_millis, row, ...rest }) => rest;
       return { status: 200, body: { dead_letters: found.slice(0, limit).map(outline), more: found.length > limit } };
@@ -228,7 +230,7 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
       if (url.pathname === '/') { response.writeHead(200, { ...headers, 'Content-Type': 'text/html; charset=utf-8' }).end(readFileSync(page, 'utf8').replaceAll('__NONCE__', nonce)); return; }
       if (world.broken) { response.writeHead(world.broken, headers).end('oops'); return; }
       const result = await answer(request, url, body);
-      const json = JSON.stringify(result.body, (_, value) => (typeof value === 'bigint' ? Number(value) : value));
+      const json = JSON.stringify(result.body, (_, value) => (typeof value === 'bigint' ? `bigint ${value}` : value)).replace(/"bigint (-?\d+)"/g, '$1');
       response.writeHead(result.status, { ...headers, 'Content-Type': 'application/json' }).end(json);
     });
   });
