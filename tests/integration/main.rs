@@ -23,5 +23,9 @@ mod outage;
 mod ownership;
 mod reference;
 mod rows;
+#[cfg(feature = "tls")]
+mod secure_database;
+#[cfg(feature = "tls")]
+mod secure_kafka;
 mod stop;
 mod support;
