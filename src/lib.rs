@@ -27,3 +27,5 @@ pub mod scylla;
 pub mod sink;
 pub mod source;
 pub mod telemetry;
+#[cfg(feature = "tls")]
+pub mod tls;

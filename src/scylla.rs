@@ -5,6 +5,7 @@
 //! 1. Every statement of a session has the configured consistency and request timeout unless the
 //!    caller sets its own.
 //! 2. Descriptions are read from `system_schema` when they are asked for; nothing is cached.
+//! 3. With `scylla.tls` no byte of CQL travels in plain text.
 //!
 //! It does not read the log and does not know the relay's own tables.
 
@@ -15,12 +16,14 @@ use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{
-    ExecutionError, IntoRowsResultError, NewSessionError, NextRowError, PagerExecutionError,
-    RowsError, TypeCheckError,
+    DbError, ExecutionError, IntoRowsResultError, NewSessionError, NextRowError,
+    PagerExecutionError, RowsError, TypeCheckError,
 };
 use scylla::policies::load_balancing::DefaultPolicy;
 
 use crate::config;
+#[cfg(feature = "tls")]
+use crate::tls;
 
 /// Rows of `system_schema` that describe one table: column name, kind, position, clustering order,
 /// type.
@@ -32,13 +35,25 @@ type ExtensionsRow = (Option<HashMap<String, Vec<u8>>>,);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No contact point gave a session.
-    #[error("connect to ScyllaDB at {}", nodes.join(", "))]
+    #[error("connect to ScyllaDB at {}{}", nodes.join(", "), after_colon(refused.as_ref()))]
     Connect {
         /// The contact points of the configuration.
         nodes: Vec<String>,
+        /// Why TLS did not accept a node, if it did not.
+        refused: Option<Refused>,
         /// What the driver says.
         #[source]
         source: NewSessionError,
+    },
+    /// TLS could not be prepared.
+    #[cfg(feature = "tls")]
+    #[error("connect to ScyllaDB at {}", nodes.join(", "))]
+    Tls {
+        /// The contact points of the configuration.
+        nodes: Vec<String>,
+        /// What OpenSSL says.
+        #[source]
+        source: tls::Error,
     },
     /// A read of `system_schema` failed.
     #[error("read the description of {table}")]
@@ -58,6 +73,53 @@ pub enum Error {
         #[source]
         source: FormError,
     },
+}
+
+/// Why TLS did not accept a node, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Which certificate, and why.
+    pub reason: String,
+    /// What a person can do.
+    pub remedy: &'static str,
+}
+
+fn after_colon(refused: Option<&Refused>) -> String {
+    refused.map_or_else(String::new, |refused| format!(": {}", refused.reason))
+}
+
+impl Error {
+    /// What a person can do, if more is known than "look whether it runs".
+    pub fn remedy(&self) -> Option<&'static str> {
+        let Self::Connect {
+            refused, source, ..
+        } = self
+        else {
+            return None;
+        };
+        if let Some(refused) = refused {
+            return Some(refused.remedy);
+        }
+        if logged_out(source) {
+            return Some("correct scylla.username and scylla.password_file");
+        }
+        #[cfg(feature = "tls")]
+        return tls::remedy(source);
+        #[cfg(not(feature = "tls"))]
+        None
+    }
+}
+
+/// Whether the server knows no such user, or another password.
+fn logged_out(error: &NewSessionError) -> bool {
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(here) = error {
+        if matches!(here.downcast_ref(), Some(DbError::AuthenticationError)) {
+            return true;
+        }
+        error = here.source();
+    }
+    false
 }
 
 /// Why rows could not be read, page by page.
@@ -121,11 +183,40 @@ pub async fn connect(config: &config::Scylla) -> Result<Session, Error> {
     if let (Some(user), Some(password)) = (&config.username, &config.password) {
         builder = builder.user(user, password.expose());
     }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        return connect_by_tls(builder, config, tls).await;
+    }
     let session = builder.build().await;
     session.map_err(|source| Error::Connect {
         nodes: config.nodes.clone(),
+        refused: None,
         source,
     })
+}
+
+#[cfg(feature = "tls")]
+async fn connect_by_tls(
+    builder: SessionBuilder,
+    config: &config::Scylla,
+    tls: &config::Tls,
+) -> Result<Session, Error> {
+    let nodes = || config.nodes.clone();
+    let (context, verdicts) = tls::context(tls).map_err(|source| Error::Tls {
+        nodes: nodes(),
+        source,
+    })?;
+    let session = builder.tls_context(Some(context)).build().await;
+    let session = session.map_err(|source| Error::Connect {
+        nodes: nodes(),
+        refused: verdicts.last().map(|refusal| Refused {
+            reason: refusal.to_string(),
+            remedy: refusal.remedy(),
+        }),
+        source,
+    })?;
+    verdicts.connected();
+    Ok(session)
 }
 
 /// A table as `system_schema` describes it.

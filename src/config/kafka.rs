@@ -1,17 +1,20 @@
 //! Properties of librdkafka: which a user may set.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 
 use super::path::Path;
 use super::raw;
 use super::read::Reader;
-use super::resolve::{addresses, secret_file};
+use super::resolve::{addresses, file_of_secrets, secret_file, secret_path};
 use super::resolved::Kafka;
 use super::values::{REDACTED, is_secret};
 
 /// Properties that the relay sets itself, and why nobody else may.
-const OWN: [(&str, &str); 18] = [
+const OWN: [(&str, &str); 19] = [
     ("bootstrap.servers", "set kafka.brokers"),
     ("metadata.broker.list", "set kafka.brokers"),
     ("client.id", "it is relay.name"),
@@ -54,6 +57,10 @@ const OWN: [(&str, &str); 18] = [
     ("retries", "retries end with retry.attempt_timeout alone"),
     ("log_level", "set log.level"),
     ("group.id", "the relay does not consume"),
+    (
+        "enable.sasl.oauthbearer.unsecure.jwt",
+        "tokens come from kafka.oauth_token_file",
+    ),
 ];
 
 const IN_FLIGHT: [&str; 2] = ["max.in.flight", "max.in.flight.requests.per.connection"];
@@ -62,7 +69,11 @@ pub(super) fn resolve(raw: &raw::Kafka, path: &Path, reader: &mut Reader<'_>) ->
     addresses(&raw.brokers, &path.key("brokers"), reader);
     let mut properties = raw.properties.0.clone();
     for (name, value) in &raw.properties.0 {
-        check(name, value, &path.key("properties").key(name), reader);
+        let path = path.key("properties").key(name);
+        check(name, value, &path, reader);
+        if let Some(file) = located(name, value, &path, reader) {
+            properties.insert(name.clone(), file);
+        }
     }
     for (name, file) in &raw.property_files {
         let path = path.key("property_files").key(name);
@@ -73,9 +84,60 @@ pub(super) fn resolve(raw: &raw::Kafka, path: &Path, reader: &mut Reader<'_>) ->
             properties.insert(name.clone(), secret.expose().to_owned());
         }
     }
+    let oauth_token_file = token_file(raw, &properties, path, reader);
     Kafka {
         brokers: raw.brokers.clone(),
         properties,
+        oauth_token_file,
+    }
+}
+
+/// Properties that name a file of TLS, which must be there; one that is a credential of systemd gets
+/// its path.
+fn located(name: &str, value: &str, path: &Path, reader: &mut Reader<'_>) -> Option<String> {
+    const FILES: [&str; 5] = ["ca", "certificate", "key", "keystore", "crl"];
+    let named = name.strip_prefix("ssl.")?.strip_suffix(".location")?;
+    if !FILES.contains(&named) || (named == "ca" && value == "probe") {
+        return None;
+    }
+    let file = secret_path(value, path, reader)?;
+    if let Err(error) = std::fs::metadata(&file) {
+        let message = format!("the file {} cannot be read: {error}", file.display());
+        reader.problem(path, message);
+    }
+    file.into_os_string().into_string().ok()
+}
+
+/// The file of the login's token: needed with OAUTHBEARER, and with that alone.
+fn token_file(
+    raw: &raw::Kafka,
+    properties: &BTreeMap<String, String>,
+    path: &Path,
+    reader: &mut Reader<'_>,
+) -> Option<PathBuf> {
+    let mechanism = ["sasl.mechanism", "sasl.mechanisms"];
+    let mechanism = mechanism
+        .into_iter()
+        .find(|name| properties.contains_key(*name));
+    let wanted = mechanism.filter(|name| properties[*name].eq_ignore_ascii_case("OAUTHBEARER"));
+    let key = path.key("oauth_token_file");
+    match (&raw.oauth_token_file, wanted) {
+        (None, Some(name)) => {
+            let message = "OAUTHBEARER needs a token: set kafka.oauth_token_file";
+            reader.problem(&path.key("properties").key(name), message);
+            None
+        }
+        (Some(_), None) => {
+            let message = "only the login OAUTHBEARER has a token: set sasl.mechanism to \
+                           OAUTHBEARER under kafka.properties, and security.protocol to sasl_ssl";
+            reader.problem(&key, message);
+            None
+        }
+        (Some(file), Some(_)) => {
+            let (file, _) = file_of_secrets(file, &key, reader)?;
+            Some(file)
+        }
+        (None, None) => None,
     }
 }
 

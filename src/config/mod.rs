@@ -24,9 +24,12 @@ mod read;
 mod reference;
 mod resolve;
 pub mod resolved;
+#[cfg(test)]
+mod security_tests;
 mod template;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
 
 use std::path::PathBuf;
@@ -111,7 +114,7 @@ impl Sources {
     pub fn inspect(&self) -> Inspected {
         let (layers, mut problems) = self.layers();
         let layers_failed = !problems.is_empty();
-        let mut reader = Reader::new(&layers);
+        let mut reader = Reader::new(&layers, &self.env);
         let raw: Raw = reader.read();
         let config = resolve::resolve(&raw, &mut reader);
         // What seems to be missing may be in the layer that could not be read.

@@ -128,11 +128,37 @@ section! {
         /// The user's password. Prefer password_file, or the environment variable
         /// OUTBOX_RELAY__SCYLLA__PASSWORD.
         password: Option<Password> = None => "\"secret\"";
-        /// File that holds the password and nothing else; a newline at its end is ignored.
+        /// File that holds the password and nothing else; a newline at its end is ignored. Like every
+        /// file of secrets it may begin with ${CREDENTIALS_DIRECTORY}/, for credentials of systemd.
         password_file: Option<String> = None => "/run/secrets/scylla-password";
+        /// Encryption of the connections; docs/security.md has examples. The files are PEM, read at
+        /// the start.
+        tls: Tls = Tls::default();
         /// How long one request may take. Longer than the server's own timeouts (5s for reads),
         /// so that the server's error, which says more, comes first.
         request_timeout: Span = Span::secs(10);
+    }
+}
+
+section! {
+    /// Encryption of the connections to ScyllaDB.
+    Tls {
+        /// Whether connections are encrypted. All nodes must take TLS on the port that the first one
+        /// was found on (client_encryption_options in scylla.yaml).
+        enabled: bool = false;
+        /// Certificates of the authorities that may vouch for nodes. Default: the system's.
+        ca_file: Option<String> = None => "/etc/outbox-relay/scylla-ca.pem";
+        /// The relay's own certificate, and those between it and the authority after it, if the
+        /// cluster asks for one (require_client_auth).
+        cert_file: Option<String> = None => "/etc/outbox-relay/scylla-client.pem";
+        /// The private key of cert_file, not encrypted.
+        key_file: Option<String> = None => "/run/secrets/scylla-client-key.pem";
+        /// Whether a node's certificate must name the node: the IP address by which it is reached, or
+        /// server_name. Without it any certificate of the authorities passes for any node.
+        verify_hostname: bool = true;
+        /// The DNS name that every node's certificate must carry in place of its address, where
+        /// certificates name no addresses.
+        server_name: Option<String> = None => "scylla.example.com";
     }
 }
 
@@ -142,11 +168,15 @@ section! {
         /// Bootstrap servers, host:port.
         brokers: Vec<String> = vec!["127.0.0.1:9092".to_owned()];
         /// Properties of librdkafka, such as compression.type: zstd. Those on which the guarantees
-        /// rest (acks, idempotence, the partitioner and some more) are refused.
+        /// rest (acks, idempotence, the partitioner and some more) are refused. TLS and logins are
+        /// properties too: docs/security.md has each of them.
         properties: Properties = Properties::default();
         /// Properties whose values are read from files, such as
         /// sasl.password: /run/secrets/kafka-password. A newline at the file's end is ignored.
         property_files: BTreeMap<String, String> = BTreeMap::new();
+        /// File with the token of the login OAUTHBEARER, a JWT, written by whoever fetches it. It is
+        /// read again before the token expires.
+        oauth_token_file: Option<String> = None => "/var/run/secrets/tokens/kafka";
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Reader<'a> {
     layers: &'a [Layer],
     figment: Figment,
     root: Value,
+    /// The environment that the configuration was handed.
+    environment: &'a [(String, String)],
     problems: Vec<Problem>,
 }
 
@@ -41,7 +43,7 @@ pub(super) trait Scalar: Sized {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(layers: &'a [Layer]) -> Self {
+    pub(super) fn new(layers: &'a [Layer], environment: &'a [(String, String)]) -> Self {
         let figment = layers.iter().fold(Figment::new(), Figment::merge);
         let empty = || Value::from(figment::value::Dict::new());
         let root = figment.find_value("").unwrap_or_else(|_| empty());
@@ -49,8 +51,17 @@ impl<'a> Reader<'a> {
             layers,
             figment,
             root,
+            environment,
             problems: Vec::new(),
         }
+    }
+
+    /// A variable of the environment; an empty one counts as unset.
+    pub(super) fn variable(&self, name: &str) -> Option<&'a str> {
+        let variable = self.environment.iter().find(|(known, _)| known == name);
+        variable
+            .map(|(_, value)| value.as_str())
+            .filter(|value| !value.is_empty())
     }
 
     /// Reads the whole configuration.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use super::kafka;
@@ -15,6 +15,7 @@ use super::resolved::{
     Secret, Shutdown, StandardHeaders, Supervision, TopicPart, TopicTemplate, UnreadyWhen,
     ValueFormat,
 };
+use super::tls;
 use super::values::{self, Entry, Format, LogForm, Rotation, Span, is_schema_name};
 
 const MILLI: Duration = Duration::from_millis(1);
@@ -81,20 +82,55 @@ fn count(
 
 /// Reads a secret from a file, without the newline at its end.
 pub(super) fn secret_file(file: &str, path: &Path, reader: &mut Reader<'_>) -> Option<Secret> {
-    match std::fs::read_to_string(FilePath::new(file)) {
+    file_of_secrets(file, path, reader).map(|(_, text)| Secret::new(text))
+}
+
+/// What a file holds, without the newline at its end, and where it is.
+pub(super) fn file_of_secrets(
+    file: &str,
+    path: &Path,
+    reader: &mut Reader<'_>,
+) -> Option<(PathBuf, String)> {
+    let file = secret_path(file, path, reader)?;
+    let shown = file.display();
+    let message = match std::fs::read_to_string(&file) {
         Ok(text) => {
             let text = text.trim_end_matches(['\n', '\r']);
-            if text.is_empty() {
-                reader.problem(path, format!("the file {file} is empty"));
-                return None;
+            if !text.is_empty() {
+                return Some((file, text.to_owned()));
             }
-            Some(Secret::new(text.to_owned()))
+            format!("the file {shown} is empty")
         }
-        Err(error) => {
-            reader.problem(path, format!("the file {file} cannot be read: {error}"));
-            None
-        }
-    }
+        // The error of bytes that are no text shows none of them.
+        Err(error) => format!("the file {shown} cannot be read: {error}"),
+    };
+    reader.problem(path, message);
+    None
+}
+
+/// Where a file of secrets is: `${CREDENTIALS_DIRECTORY}/name` is a credential of systemd.
+pub(super) fn secret_path(file: &str, path: &Path, reader: &mut Reader<'_>) -> Option<PathBuf> {
+    const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+    let Some(rest) = file.strip_prefix("${") else {
+        return Some(PathBuf::from(file));
+    };
+    let name = rest
+        .strip_prefix(CREDENTIALS)
+        .and_then(|rest| rest.strip_prefix("}/"));
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        let message = format!("`{file}`: only ${{{CREDENTIALS}}}/ and a name may stand in a path");
+        reader.problem(path, message);
+        return None;
+    };
+    let Some(directory) = reader.variable(CREDENTIALS) else {
+        let message = format!(
+            "{CREDENTIALS} is not set, so there is no credential `{name}`: systemd sets it for a \
+             unit with LoadCredential={name}:/path/of/the/file; elsewhere write the file's path"
+        );
+        reader.problem(path, message);
+        return None;
+    };
+    Some(FilePath::new(directory).join(name))
 }
 
 /// Checks that each address is `host:port`.
@@ -171,6 +207,7 @@ fn scylla(raw: &raw::Scylla, path: &Path, reader: &mut Reader<'_>) -> Scylla {
         datacenter: raw.datacenter.clone(),
         username: raw.username.clone(),
         password,
+        tls: tls::resolve(&raw.tls, &path.key("tls"), reader),
         request_timeout: span(
             raw.request_timeout,
             100 * MILLI..=10 * MINUTE,

@@ -64,8 +64,56 @@ pub struct Scylla {
     pub username: Option<String>,
     /// Password.
     pub password: Option<Secret>,
+    /// Encryption; `None` is plain text.
+    pub tls: Option<Tls>,
     /// How long one request may take.
     pub request_timeout: Duration,
+}
+
+/// Encryption of the connections to ScyllaDB. All PEM has been read, and parsed once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The authorities that are trusted; `None` is those of the system.
+    pub authorities: Option<Pem>,
+    /// The relay's own certificate and key.
+    pub identity: Option<Identity>,
+    /// What a node's certificate must name.
+    pub names: NodeNames,
+}
+
+/// Certificates as a file has them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pem {
+    /// The file.
+    pub file: PathBuf,
+    /// What it held when it was read.
+    pub text: String,
+}
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+/// A certificate and its private key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, then those that lead to its authority.
+    pub certificates: Pem,
+    /// The key, PEM.
+    pub key: Secret,
+}
+
+/// What a node's certificate must name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeNames {
+    /// The address by which the node is reached.
+    Address,
+    /// This DNS name.
+    Dns(String),
+    /// Nothing: any certificate of the authorities will do.
+    Any,
 }
 
 /// How Kafka is reached.
@@ -76,6 +124,8 @@ pub struct Kafka {
     /// librdkafka properties of the user, applied after the relay's own defaults. What the
     /// guarantees rest on (idempotence, acks) cannot be changed.
     pub properties: BTreeMap<String, String>,
+    /// The file of the login OAUTHBEARER's token. It changes, so that it is read when it is needed.
+    pub oauth_token_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for Kafka {
@@ -84,6 +134,7 @@ impl fmt::Debug for Kafka {
         f.debug_struct("Kafka")
             .field("brokers", &self.brokers)
             .field("properties", &self.properties.keys())
+            .field("oauth_token_file", &self.oauth_token_file)
             .finish()
     }
 }

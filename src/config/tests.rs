@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use super::*;
 
-const MINIMAL: &str = "outboxes: [{ table: shop.outbox }]\n";
+pub(super) const MINIMAL: &str = "outboxes: [{ table: shop.outbox }]\n";
 
 /// A directory with files, named by the order in which they are given.
-struct Files {
-    dir: tempfile::TempDir,
-    sources: Sources,
+pub(super) struct Files {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) sources: Sources,
 }
 
-fn files(texts: &[&str]) -> Files {
+pub(super) fn files(texts: &[&str]) -> Files {
     let dir = tempfile::tempdir().unwrap();
     let mut sources = Sources::default();
     for (index, text) in texts.iter().enumerate() {
@@ -38,7 +38,7 @@ impl Files {
         self
     }
 
-    fn config(&self) -> Config {
+    pub(super) fn config(&self) -> Config {
         match self.sources.load() {
             Ok(loaded) => loaded.config,
             Err(error) => panic!("{:#?}", error.problems),
@@ -46,7 +46,7 @@ impl Files {
     }
 
     /// The problems as text, file names without their directory.
-    fn problems(&self) -> Vec<String> {
+    pub(super) fn problems(&self) -> Vec<String> {
         let error = self.sources.load().expect_err("there are problems");
         let dir = format!("{}/", self.dir.path().display());
         let text = |problem: &Problem| problem.to_string().replace(&dir, "");
@@ -390,8 +390,9 @@ fn what_the_reference_comments_out_is_known() {
     }
     let problems = files(&[&uncommented]).problems();
     assert!(uncommented.contains("\n  datacenter: dc1"), "{uncommented}");
-    assert_eq!(problems.len(), 1, "{problems:#?}");
-    assert!(problems[0].contains("password is set too"));
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    assert!(problems[0].contains("password is set too"), "{problems:#?}");
+    assert!(problems[1].contains("only the login OAUTHBEARER"), "{problems:#?}");
 }
 
 /// Set `UPDATE=1` to write what is stale.

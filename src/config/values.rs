@@ -523,9 +523,15 @@ pub(super) struct Properties(pub(super) BTreeMap<String, String>);
 
 /// Whether a property's value is a secret by its name.
 pub(super) fn is_secret(property: &str) -> bool {
-    ["password", "secret", ".pem", "token", "oauthbearer.config"]
-        .iter()
-        .any(|word| property.contains(word))
+    let words = [
+        "password",
+        "passphrase",
+        "secret",
+        ".pem",
+        "token",
+        "oauthbearer.config",
+    ];
+    words.iter().any(|word| property.contains(word))
 }
 
 impl std::fmt::Debug for Properties {

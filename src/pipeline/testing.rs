@@ -64,11 +64,13 @@ pub(crate) fn config() -> Config {
             datacenter: None,
             username: None,
             password: None,
+            tls: None,
             request_timeout: Duration::from_secs(5),
         },
         kafka: Kafka {
             brokers: Vec::new(),
             properties: BTreeMap::new(),
+            oauth_token_file: None,
         },
         outboxes: Vec::new(),
         follow: Follow {

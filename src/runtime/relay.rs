@@ -483,6 +483,7 @@ async fn connect(config: &Config) -> Session {
             Ok(session) => return session,
             Err(error) => tracing::error!(
                 error = %Chain(&error),
+                remedy = error.remedy(),
                 retry_in_s = CONNECT_PAUSE.as_secs(),
                 "ScyllaDB cannot be reached"
             ),

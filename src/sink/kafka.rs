@@ -17,14 +17,18 @@
 //!
 //! Deliberately absent: a decision about failures ([`super::error`] and the pipeline have it).
 
+pub(crate) mod oauth;
 mod watch;
 
+#[cfg(feature = "tls")]
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Message, OwnedHeaders};
@@ -32,6 +36,7 @@ use rdkafka::producer::{
     BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
 };
 
+use self::oauth::Tokens;
 use self::watch::Watch;
 use super::{Appended, DeliveryError, Kind, OpenError, Reporter, SendError, Sink};
 use crate::config;
@@ -84,6 +89,7 @@ type Inner = ThreadedProducer<Context>;
 /// Publishes to Kafka.
 pub struct KafkaSink {
     properties: ClientConfig,
+    tokens: Tokens,
     /// How long there may be no connection until the brokers count as unreachable.
     patience: Duration,
     open: Option<Open>,
@@ -121,6 +127,7 @@ impl KafkaSink {
         let timeout = config.retry.attempt_timeout;
         Ok(Self {
             properties,
+            tokens: Tokens::new(&config.kafka),
             patience: (timeout / 10).clamp(MIN_PATIENCE, MAX_PATIENCE),
             open: None,
         })
@@ -138,6 +145,7 @@ impl KafkaSink {
         let context = Context {
             reports: open.reports.clone(),
             watch: Arc::clone(&open.watch),
+            tokens: self.tokens.clone(),
             alone: true,
         };
         let alone = Inner::from_config_and_context(&properties, context).map_err(|error| {
@@ -200,6 +208,12 @@ pub fn producer_properties(config: &config::Config) -> ClientConfig {
         .set("linger.ms", LINGER)
         .set("queue.buffering.max.messages", events.to_string())
         .set("queue.buffering.max.kbytes", kbytes.to_string());
+    #[cfg(feature = "tls")]
+    if wants_authorities(users)
+        && let Some(system) = crate::tls::system_authorities()
+    {
+        properties.set("ssl.ca.location", system.display().to_string());
+    }
     for (name, value) in users {
         if !GUARDED_PROPERTIES.contains(&name.as_str()) {
             properties.set(name, value);
@@ -215,6 +229,15 @@ pub fn producer_properties(config: &config::Config) -> ClientConfig {
     properties
 }
 
+/// Whether there is TLS and nothing says whom to trust.
+#[cfg(feature = "tls")]
+fn wants_authorities(users: &BTreeMap<String, String>) -> bool {
+    let protocol = users.get("security.protocol");
+    let encrypted = protocol.is_some_and(|name| name.to_ascii_lowercase().ends_with("ssl"));
+    let given = ["ssl.ca.location", "ssl.ca.pem", "ssl.providers"];
+    encrypted && !given.iter().any(|name| users.contains_key(*name))
+}
+
 impl Sink for KafkaSink {
     fn open(&mut self, reports: Reporter) -> Result<(), OpenError> {
         if let Some(old) = self.open.take() {
@@ -224,6 +247,7 @@ impl Sink for KafkaSink {
         let context = Context {
             reports: reports.clone(),
             watch: Arc::clone(&watch),
+            tokens: self.tokens.clone(),
             alone: false,
         };
         let main = Inner::from_config_and_context(&self.properties, context)
@@ -326,6 +350,7 @@ fn refused(error: &KafkaError) -> SendError {
 struct Context {
     reports: Reporter,
     watch: Arc<Watch>,
+    tokens: Tokens,
     /// Whether this producer's batches are of one record.
     alone: bool,
 }
@@ -348,6 +373,16 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// Asked for with the login OAUTHBEARER only. An error reaches [`Self::error`] as a failed login.
+    fn generate_oauth_token(
+        &self,
+        _: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.tokens.give()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         use RDKafkaLogLevel as L;
         match level {

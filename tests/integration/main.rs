@@ -26,6 +26,10 @@ mod outage;
 mod ownership;
 mod reference;
 mod rows;
+#[cfg(feature = "tls")]
+mod secure_database;
+#[cfg(feature = "tls")]
+mod secure_kafka;
 mod status;
 mod stop;
 mod support;

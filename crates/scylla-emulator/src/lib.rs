@@ -19,3 +19,5 @@ pub mod types;
 pub mod visibility;
 
 pub use server::{Builder, Emulator, NodeError, StartError, control, faults};
+#[cfg(feature = "tls")]
+pub use server::{Tls, TlsError};

@@ -1,13 +1,17 @@
 //! `scylla-emulator`: the in-memory CQL server as a program.
 
 use std::net::SocketAddr;
+#[cfg(feature = "tls")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use scylla_emulator::Emulator;
+#[cfg(feature = "tls")]
+use scylla_emulator::Tls;
 use scylla_emulator::control::Control;
+use scylla_emulator::{Builder, Emulator};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An in-memory, ScyllaDB-compatible CQL server with change data capture. Nothing is stored on disk.
@@ -37,6 +41,30 @@ struct Arguments {
     /// Where to listen for commands that inject faults, set the clock and so on; loopback only. Not at all unless given.
     #[arg(long, value_name = "ADDRESS")]
     control: Option<SocketAddr>,
+    /// Name that clients must log in with (PasswordAuthenticator). No login unless given.
+    #[arg(long, requires = "password", value_name = "NAME")]
+    username: Option<String>,
+    /// Password of that user.
+    #[arg(
+        long,
+        requires = "username",
+        env = "SCYLLA_EMULATOR_PASSWORD",
+        hide_env_values = true
+    )]
+    password: Option<String>,
+    /// File with the server's certificate in PEM, and those that lead to its authority. With it connections are
+    /// encrypted; plain text is refused.
+    #[cfg(feature = "tls")]
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// File with the private key of the certificate, in PEM.
+    #[cfg(feature = "tls")]
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// File with the authorities of which clients must have a certificate, in PEM. Clients need none unless given.
+    #[cfg(feature = "tls")]
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
     /// Which events to log, as in `info` or `scylla_emulator=debug`.
     #[arg(long, default_value = "warn", env = "RUST_LOG", value_name = "FILTER")]
     log: String,
@@ -53,16 +81,15 @@ async fn main() -> anyhow::Result<()> {
         .init();
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
-    let emulator = Emulator::builder()
+    let builder = Emulator::builder()
         .listen(arguments.listen)
         .nodes(arguments.nodes)
         .vnodes(arguments.vnodes)
         .shards(arguments.shards)
         .seed(arguments.seed)
-        .first_generation_age(Duration::from_secs(arguments.first_generation_age))
-        .start()
-        .await?;
-    let emulator = Arc::new(emulator);
+        .first_generation_age(Duration::from_secs(arguments.first_generation_age));
+    let builder = guarded(builder, &arguments)?;
+    let emulator = Arc::new(builder.start().await?);
     let control = match arguments.control {
         Some(address) => Some(Control::start(Arc::clone(&emulator), address).await?),
         None => None,
@@ -75,6 +102,23 @@ async fn main() -> anyhow::Result<()> {
     drop(control);
     emulator.stop_listening().await;
     Ok(())
+}
+
+/// With what the arguments ask of clients.
+fn guarded(mut builder: Builder, arguments: &Arguments) -> anyhow::Result<Builder> {
+    if let (Some(user), Some(password)) = (&arguments.username, &arguments.password) {
+        builder = builder.credentials(user, password);
+    }
+    #[cfg(feature = "tls")]
+    if let (Some(certificates), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) {
+        let read = |file: &PathBuf| {
+            std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+        };
+        let authorities = arguments.tls_client_ca.as_ref().map(read).transpose()?;
+        let tls = Tls::from_pem(&read(certificates)?, &read(key)?, authorities.as_deref());
+        builder = builder.tls(tls.context("read the files of TLS")?);
+    }
+    Ok(builder)
 }
 
 /// The line that tells scripts that the server is ready, after the one about the control port if there is one.

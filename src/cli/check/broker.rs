@@ -1,9 +1,10 @@
 //! Kafka: can it be reached, and do the topics suit.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataTopic};
@@ -11,6 +12,7 @@ use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
 use super::finding::{Finding, Findings};
 use crate::config::{Config, Outbox, TopicPart};
+use crate::sink::kafka::oauth::Tokens;
 use crate::sink::kafka::producer_properties;
 
 /// How long Kafka may take to answer.
@@ -24,7 +26,7 @@ const SHOWN_TOPICS: usize = 3;
 pub(super) fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
     let mut findings = Findings::default();
     let subject = format!("Kafka at {}", config.kafka.brokers.join(", "));
-    let heard = Heard::default();
+    let heard = Heard::new(config);
     let properties = producer_properties(config);
     let producer = match BaseProducer::from_config_and_context(&properties, heard.clone()) {
         Ok(producer) => producer,
@@ -35,6 +37,10 @@ pub(super) fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
             return findings;
         }
     };
+    if heard.tokens.any() {
+        // What asks for the login's token waits until it is polled, too.
+        producer.poll(POLL);
+    }
     // Asking for all topics, because asking for one may create it.
     match producer.client().fetch_metadata(None, PATIENCE) {
         Ok(metadata) => {
@@ -61,11 +67,12 @@ fn unreachable(subject: String, error: &KafkaError, heard: &Heard) -> Finding {
     } else {
         reasons.join("; ")
     };
+    let known = super::login::remedy(&reason);
     let message = format!("does not answer within {} s: {reason}", PATIENCE.as_secs());
     let remedy = "start the broker, or correct kafka.brokers; with TLS or SASL, look at \
                   security.protocol and the credentials in kafka.properties; the brokers' advertised \
                   listeners must be reachable from here too";
-    Finding::error(subject, message, remedy)
+    Finding::error(subject, message, known.unwrap_or(remedy))
 }
 
 fn topic(outbox: &Outbox, metadata: &Metadata) -> Finding {
@@ -158,14 +165,28 @@ fn matches(outbox: &Outbox, name: &str) -> bool {
 }
 
 /// What librdkafka says while it tries, the last lines without repetitions.
-#[derive(Debug, Clone, Default)]
-struct Heard(Arc<Mutex<Vec<String>>>);
+#[derive(Debug, Clone)]
+struct Heard {
+    lines: Arc<Mutex<Vec<String>>>,
+    tokens: Tokens,
+}
 
 impl Heard {
     const KEPT: usize = 3;
 
+    fn new(config: &Config) -> Self {
+        Self {
+            lines: Arc::default(),
+            tokens: Tokens::new(&config.kafka),
+        }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lines())
     }
 
     fn note(&self, line: &str) {
@@ -174,7 +195,7 @@ impl Heard {
             .rsplit_once("bootstrap: ")
             .map_or(line, |(_, said)| said);
         let line = line.split(" (after ").next().unwrap_or(line).to_owned();
-        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = self.lines();
         let summary = line.ends_with("brokers are down");
         if !summary && !heard.contains(&line) && heard.len() < Self::KEPT {
             heard.push(line);
@@ -183,6 +204,15 @@ impl Heard {
 }
 
 impl ClientContext for Heard {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(
+        &self,
+        _: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.tokens.give()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, _facility: &str, message: &str) {
         if (level as i32) <= RDKafkaLogLevel::Error as i32 {
             self.note(message);

@@ -31,13 +31,17 @@ pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
     let session = match timeout(PATIENCE, cluster::connect(&config.scylla)).await {
         Ok(Ok(session)) => Arc::new(session),
         failed => {
-            let message = match failed {
-                Ok(Err(error)) => innermost(&error),
-                _ => format!("does not let us in within {} s", PATIENCE.as_secs()),
-            };
             let remedy = "start it, or correct scylla.nodes (host:port of a node's CQL port); with \
-                          authentication, set scylla.username and scylla.password_file";
-            findings.push(Finding::error(subject, message, remedy));
+                          authentication, set scylla.username and scylla.password_file; with \
+                          encryption, scylla.tls";
+            let (message, known) = match failed {
+                Ok(Err(error)) => (unreachable(&error), error.remedy()),
+                _ => {
+                    let message = format!("does not let us in within {} s", PATIENCE.as_secs());
+                    (message, None)
+                }
+            };
+            findings.push(Finding::error(subject, message, known.unwrap_or(remedy)));
             return findings;
         }
     };
@@ -47,6 +51,10 @@ pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
         subject.clone(),
         format!("answers; version {version}, {nodes} known node(s)"),
     ));
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.scylla.tls {
+        findings.extend(super::certificates::scylla(tls));
+    }
     findings.push(clock(&session, config).await);
     findings.push(own_tables(&session, config).await);
     for outbox in outboxes {
@@ -65,6 +73,17 @@ pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
 /// The error and its sources, without what repeats the one before.
 fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     Chain(error).to_string()
+}
+
+/// Why there is no session.
+fn unreachable(error: &cluster::Error) -> String {
+    match error {
+        cluster::Error::Connect {
+            refused: Some(refused),
+            ..
+        } => refused.reason.clone(),
+        error => innermost(error),
+    }
 }
 
 /// What lies behind an error: the driver wraps "connection refused" many times.

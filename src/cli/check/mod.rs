@@ -9,8 +9,11 @@
 //! 3. Every warning and every error has a remedy.
 
 mod broker;
+#[cfg(feature = "tls")]
+mod certificates;
 mod database;
 mod finding;
+mod login;
 
 use std::process::ExitCode;
 

@@ -56,18 +56,45 @@ impl Database {
         Self::connect(node, Source::Emulator(Box::new(emulator))).await
     }
 
+    /// An emulator that lets in nobody without what `more` says, a configuration of the relay
+    /// without the nodes.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn guarded(builder: Builder, more: &str) -> Result<Self> {
+        let emulator = builder.start().await.context("start the emulator")?;
+        let node = emulator.address().to_string();
+        let directory = tempfile::tempdir()?;
+        let file = directory.path().join("more.yaml");
+        std::fs::write(&file, more)?;
+        let sources = outbox_relay::config::Sources {
+            files: vec![file],
+            set: vec![
+                format!("scylla.nodes={node}"),
+                "outboxes=[{\"table\":\"a.b\"}]".to_owned(),
+            ],
+            ..Default::default()
+        };
+        let config = sources.load()?.config;
+        let session = outbox_relay::scylla::connect(&config.scylla).await?;
+        let source = Source::Emulator(Box::new(emulator));
+        Ok(Self::of(node, session, source))
+    }
+
     async fn connect(node: String, source: Source) -> Result<Self> {
         let session = SessionBuilder::new()
             .known_node(&node)
             .build()
             .await
             .with_context(|| format!("connect to {node}"))?;
-        Ok(Self {
+        Ok(Self::of(node, session, source))
+    }
+
+    fn of(node: String, session: Session, source: Source) -> Self {
+        Self {
             node,
             session: Arc::new(session),
             source,
             tablets: false,
-        })
+        }
     }
 
     /// The same, with tablets in the keyspaces that are created from now on.

@@ -9,9 +9,11 @@
 //! - [`traffic`]: writes events and remembers each that was acknowledged.
 //! - [`collector`]: reads the topics from the beginning and remembers every record.
 //! - [`oracle`]: pure predicates on what was written and what was read.
+//! - [`certificates`]: authorities, and what they sign.
 //! - [`bench`]: all of it put together for one case.
 
 pub(crate) mod bench;
+pub(crate) mod certificates;
 pub(crate) mod collector;
 pub(crate) mod database;
 pub(crate) mod http;

@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -38,7 +37,7 @@ const AUTHENTICATOR: &str = "org.apache.cassandra.auth.PasswordAuthenticator";
 pub(super) async fn serve(
     server: Arc<Shared>,
     node: usize,
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: SocketAddr,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -50,13 +49,10 @@ pub(super) async fn serve(
     let mut session = Session::new(&server, node, shard, peer);
     let mut input = BytesMut::with_capacity(16 * 1024);
     let mut output = BytesMut::with_capacity(16 * 1024);
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%peer, %error, "set TCP_NODELAY");
-    }
     loop {
         let open = session.answer_all(&mut input, &mut output);
         if !output.is_empty() {
-            if stream.write_all(&output).await.is_err() {
+            if stream.write_all(&output).await.is_err() || stream.flush().await.is_err() {
                 return;
             }
             reset(&mut output);

@@ -4,10 +4,11 @@
 //! 1. A node that has stopped has neither a listener nor a connection.
 //! 2. Connections get [`STOP_GRACE`] to finish what they are doing; then they are cut.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -61,8 +62,7 @@ async fn accept(
         };
         match accepted {
             Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
-                let connection =
-                    connection::serve(Arc::clone(&shared), node, stream, peer, stop.clone());
+                let connection = open(Arc::clone(&shared), node, stream, peer, stop.clone());
                 connections.spawn(connection);
             }
             Ok((_, peer)) => {
@@ -77,4 +77,33 @@ async fn accept(
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// Shakes hands, with TLS, and serves the connection.
+async fn open(
+    shared: Arc<Shared>,
+    node: usize,
+    stream: TcpStream,
+    peer: SocketAddr,
+    stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "set TCP_NODELAY");
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = shared.tls.clone() {
+        let mut stopped = stop.clone();
+        let shaken = tokio::select! {
+            biased;
+            _ = stopped.changed() => return,
+            shaken = tokio::time::timeout(super::MAX_HANDSHAKE, tls.accept(stream)) => shaken,
+        };
+        match shaken {
+            Ok(Ok(stream)) => connection::serve(shared, node, stream, peer, stop).await,
+            Ok(Err(error)) => tracing::debug!(%peer, %error, "shake hands"),
+            Err(_) => tracing::debug!(%peer, "shake hands: the client takes too long"),
+        }
+        return;
+    }
+    connection::serve(shared, node, stream, peer, stop).await;
 }

@@ -12,6 +12,8 @@ pub mod faults;
 mod listening;
 mod shared;
 mod streams;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -25,6 +27,8 @@ use self::listening::Listening;
 pub(crate) use self::shared::Clients;
 use self::shared::Shared;
 pub use self::streams::GENERATION_DELAY;
+#[cfg(feature = "tls")]
+pub use self::tls::{Tls, TlsError};
 use crate::cdc::CdcLog;
 use crate::cluster::clock::ClockHandle;
 use crate::cluster::{Layout, Topology};
@@ -39,6 +43,10 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 
 /// Most prepared statements kept; when one more comes, all are forgotten and drivers prepare again.
 pub const MAX_PREPARED: usize = 20_000;
+
+/// How long a client's handshake may take, with TLS.
+#[cfg(feature = "tls")]
+pub const MAX_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How long [`Emulator::stop_listening`] lets connections finish what they are doing.
 pub const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -80,6 +88,8 @@ pub struct Builder {
     layout: Layout,
     clock: ClockHandle,
     credentials: Option<(String, String)>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 impl Default for Builder {
@@ -89,6 +99,8 @@ impl Default for Builder {
             layout: Layout::default(),
             clock: ClockHandle::new(),
             credentials: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -152,6 +164,14 @@ impl Builder {
         self
     }
 
+    /// Takes encrypted connections only; plain text only unless said otherwise.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Starts the emulator inside the current Tokio runtime.
     pub async fn start(self) -> Result<Emulator, StartError> {
         let first = bind(self.listen).await?;
@@ -178,7 +198,10 @@ impl Builder {
             visibility: Arc::clone(&visibility),
             keyspaces: system::keyspaces(),
         });
-        let shared = Arc::new(Shared::new(engine, topology, clients, self.credentials));
+        let shared = Shared::new(engine, topology, clients, self.credentials);
+        #[cfg(feature = "tls")]
+        let shared = shared.with_tls(self.tls);
+        let shared = Arc::new(shared);
         let emulator = Emulator {
             shared,
             visibility,

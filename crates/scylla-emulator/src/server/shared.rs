@@ -86,6 +86,8 @@ pub(super) struct Shared {
     pub(super) topology: Arc<Topology>,
     pub(super) clients: Arc<Clients>,
     pub(super) credentials: Option<(String, String)>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::Tls>,
     pub(super) faults: Faults,
     prepared: RwLock<HashMap<Bytes, Arc<Prepared>>>,
     events: broadcast::Sender<Event>,
@@ -114,11 +116,18 @@ impl Shared {
             topology,
             clients,
             credentials,
+            #[cfg(feature = "tls")]
+            tls: None,
             faults: Faults::default(),
             prepared: RwLock::default(),
             events,
             logs: Mutex::default(),
         }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn with_tls(self, tls: Option<super::Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Prepares a statement and remembers it for all connections.

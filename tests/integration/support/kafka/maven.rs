@@ -8,9 +8,13 @@
 //! - [`PROXIED`] that advertise the port of a proxy, so that a client that begins at the proxy
 //!   stays behind it;
 //! - one that wants a login (SASL PLAIN): `relay` with the password `secret` may do everything,
-//!   `guest` with the password `secret` may do nothing.
+//!   `guest` with the password `secret` may do nothing;
+//! - one with TLS that wants a login (SCRAM, or OAUTHBEARER with tokens that nobody has signed), for
+//!   the same users;
+//! - one with TLS that wants a certificate of the node's own authority; `CN=relay` may do everything.
 
 use super::answers;
+use crate::support::certificates::Authority;
 use crate::support::proxy::{Port, Proxy};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::{self, File};
@@ -36,6 +40,7 @@ const COMPLETE: &str = ".complete";
 pub(crate) struct Node {
     process: Child,
     ports: Ports,
+    authority: Authority,
     libs: PathBuf,
     directory: TempDir,
 }
@@ -44,6 +49,8 @@ pub(crate) struct Node {
 struct Ports {
     open: Port,
     login: Port,
+    secure: Port,
+    mutual: Port,
     controller: Port,
     /// Where the broker listens, and the port that it advertises there.
     proxied: Vec<(Port, Arc<Port>)>,
@@ -55,6 +62,8 @@ impl Ports {
         Ok(Self {
             open: Port::reserve()?,
             login: Port::reserve()?,
+            secure: Port::reserve()?,
+            mutual: Port::reserve()?,
             controller: Port::reserve()?,
             proxied: proxied.collect::<Result<_>>()?,
         })
@@ -77,10 +86,19 @@ impl Node {
         let libs = libraries()?;
         let directory = tempfile::tempdir()?;
         let ports = Ports::reserve()?;
+        let authority = Authority::new("authority of the test's brokers")?;
+        let own = authority.issue("broker", &["127.0.0.1"])?;
+        fs::write(directory.path().join("authority.pem"), authority.pem())?;
+        fs::write(
+            directory.path().join("broker.pem"),
+            own.key + &own.certificate,
+        )?;
         let properties = directory.path().join("server.properties");
         fs::write(&properties, settings(&ports, session, directory.path()))?;
         let formatted = java(&libs, directory.path())?
             .args(["kafka.tools.StorageTool", "format", "--standalone"])
+            .args(["--add-scram", "SCRAM-SHA-512=[name=relay,password=secret]"])
+            .args(["--add-scram", "SCRAM-SHA-256=[name=relay,password=secret]"])
             .args(["-t", "b3V0Ym94LXJlbGF5LTAxIQ", "-c"])
             .arg(&properties)
             .output()
@@ -94,6 +112,7 @@ impl Node {
         let mut node = Self {
             process,
             ports,
+            authority,
             libs,
             directory,
         };
@@ -109,6 +128,21 @@ impl Node {
     /// Where clients with a login connect.
     pub(crate) fn login(&self) -> String {
         format!("127.0.0.1:{}", self.ports.login.number())
+    }
+
+    /// Where clients with TLS and a login connect.
+    pub(crate) fn secure(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.secure.number())
+    }
+
+    /// Where clients with a certificate connect.
+    pub(crate) fn mutual(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.mutual.number())
+    }
+
+    /// Who signs the certificates of the broker and its clients.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// A proxy before the listener of this number, on the port that the listener advertises.
@@ -167,6 +201,8 @@ fn settings(ports: &Ports, session: Duration, directory: &Path) -> String {
     };
     listener("OPEN", &ports.open, Some(&ports.open), "PLAINTEXT");
     listener("LOGIN", &ports.login, Some(&ports.login), "SASL_PLAINTEXT");
+    listener("SECURE", &ports.secure, Some(&ports.secure), "SASL_SSL");
+    listener("MUTUAL", &ports.mutual, Some(&ports.mutual), "SSL");
     listener("CONTROLLER", &ports.controller, None, "PLAINTEXT");
     for (number, (behind, shown)) in ports.proxied.iter().enumerate() {
         listener(&format!("P{number}"), behind, Some(shown), "PLAINTEXT");
@@ -183,8 +219,19 @@ listener.security.protocol.map={protocols}
 listener.name.login.sasl.enabled.mechanisms=PLAIN
 listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule \
   required user_relay=\"secret\" user_guest=\"secret\";
+listener.name.secure.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+listener.name.secure.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secure.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secure.oauthbearer.sasl.jaas.config=\
+  org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule \
+  required unsecuredLoginStringClaim_sub=\"broker\";
+listener.name.mutual.ssl.client.auth=required
+ssl.keystore.type=PEM
+ssl.keystore.location={directory}/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={directory}/authority.pem
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:ANONYMOUS;User:relay
+super.users=User:ANONYMOUS;User:relay;User:CN=relay
 num.network.threads=1
 log.dirs={log}
 num.partitions=6
@@ -197,6 +244,7 @@ broker.session.timeout.ms={session}
 broker.heartbeat.interval.ms={heartbeat}
 ",
         controller = ports.controller.number(),
+        directory = directory.display(),
         listeners = listeners.join(","),
         advertised = advertised.join(","),
         protocols = protocols.join(","),

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Builds what is released: the relay without its demo, everything but glibc linked in, and a tarball
+# of it.
+#
+#   release/build.sh [FOLDER]     writes to FOLDER (default: target/dist-out)
+#
+# Needs Rust, a C toolchain, make and Perl (for OpenSSL). SOURCE_DATE_EPOCH dates the files (default:
+# the last commit); the same sources, toolchain and paths give the same bytes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=${1:-target/dist-out}
+target=$(rustc -vV | sed -n 's/^host: //p')
+version=$(cargo pkgid --package outbox-relay | sed 's/.*[#@]//')
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+name="outbox-relay-$version-$target"
+
+# librdkafka's zlib is to be linked in, too. No path of this machine in the binary.
+export LIBZ_SYS_STATIC=1 SOURCE_DATE_EPOCH=$epoch
+unset OPENSSL_NO_VENDOR
+home=${CARGO_HOME:-$HOME/.cargo}
+export RUSTFLAGS="--remap-path-prefix=$PWD=/build --remap-path-prefix=$home=/cargo"
+export CFLAGS="-O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2 -ffile-prefix-map=$PWD=/build -ffile-prefix-map=$home=/cargo"
+cargo build --profile dist --locked --package outbox-relay --bin outbox-relay \
+  --no-default-features --features tls --target "$target"
+binary="${CARGO_TARGET_DIR:-target}/$target/dist/outbox-relay"
+
+# What the binary asks the system for: glibc, and the unwinder of GCC that comes with it.
+needed=$(ldd "$binary" | awk '{ print $1 }' | sed 's|.*/||' | sort)
+printf 'needs of the system: %s\n' "$(echo "$needed" | xargs)"
+unexpected=$(echo "$needed" | grep -vE '^(linux-vdso|libc|libm|libdl|libpthread|librt|libgcc_s|ld-linux[a-z0-9_-]*)\.so' || true)
+if [ -n "$unexpected" ]; then
+  echo "linked to more than glibc: $unexpected" >&2
+  exit 1
+fi
+glibc=$(objdump -T "$binary" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
+printf 'needs at least: %s\n' "$glibc"
+"$binary" --version
+
+stage=$(mktemp -d)
+trap 'rm -rf "$stage"' EXIT
+mkdir -p "$stage/$name" "$out"
+install -m 0755 "$binary" "$stage/$name/outbox-relay"
+install -m 0644 LICENSE README.md CHANGELOG.md "$stage/$name/"
+install -D -m 0644 -t "$stage/$name/config" config/relay.yaml
+install -D -m 0644 -t "$stage/$name/config/examples" config/examples/*.yaml
+install -D -m 0644 -t "$stage/$name/systemd" systemd/*
+install -D -m 0644 -t "$stage/$name/docs" docs/*.md
+for sbom in "$out"/*.cdx.json; do
+  [ -e "$sbom" ] && install -m 0644 "$sbom" "$stage/$name/"
+done
+tar --directory "$stage" --sort=name --format=gnu --mtime="@$epoch" --owner=0 --group=0 \
+  --numeric-owner --mode='u+rwX,go+rX,go-w' -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
+(cd "$out" && sha256sum ./*.tar.gz ./*.cdx.json 2>/dev/null >SHA256SUMS || sha256sum ./*.tar.gz >SHA256SUMS)
+ls -l "$out"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Checks that everything compiles with the oldest Rust that Cargo.toml promises (rust-version).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+case "$msrv" in *.*.*) toolchain=$msrv ;; *) toolchain=$msrv.0 ;; esac
+if ! rustup run "$toolchain" rustc --version >/dev/null 2>&1; then
+  rustup toolchain install "$toolchain" --profile minimal --no-self-update
+fi
+rustup run "$toolchain" rustc --version
+# A folder of its own: another compiler would build everything anew in the usual one.
+CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/msrv" \
+  rustup run "$toolchain" cargo check --workspace --all-targets --locked --quiet
+echo "compiles with Rust $toolchain"
