@@ -311,7 +311,10 @@ pub fn remedy(error: &(dyn std::error::Error + 'static)) -> Option<&'static str>
     let mut error = Some(error);
     while let Some(here) = error {
         if let Some(stack) = here.downcast_ref::<ErrorStack>() {
-            let reasons = stack.errors().iter().filter_map(|error| error.reason());
+            let reasons = stack
+                .errors()
+                .iter()
+                .filter_map(openssl::error::Error::reason);
             return reasons.map(remedy_of).next();
         }
         error = here.source();

@@ -166,7 +166,7 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
             let level = logs.level();
             block_on(async {
                 let relay = daemon::run(sources(cli), loaded, level, &signals);
-                relay.await.map(drop).map_err(Into::into)
+                Box::pin(relay).await.map(drop).map_err(Into::into)
             })
         }
         Command::Schema(args) => {

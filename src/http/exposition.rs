@@ -1,4 +1,4 @@
-//! Metrics in the text formats of Prometheus and OpenMetrics, and their reference.
+//! Metrics in the text formats of Prometheus and `OpenMetrics`, and their reference.
 //!
 //! One list of families, made anew for every answer from what the parts have counted, is the source
 //! of both formats and of `docs/metrics.md`. Labels are names of tables and words of this file:

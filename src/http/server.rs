@@ -114,11 +114,9 @@ async fn accept(listener: &TcpListener, settings: &Http, state: State) -> Infall
 
 /// Ends requests that take too long.
 async fn in_time(Shared(limit): Shared<Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => {
-            let late = "this took longer than http.request_timeout";
-            Refusal::new(StatusCode::GATEWAY_TIMEOUT, late).into_response()
-        }
+    if let Ok(response) = tokio::time::timeout(limit, next.run(request)).await {
+        return response;
     }
+    let late = "this took longer than http.request_timeout";
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, late).into_response()
 }

@@ -133,7 +133,8 @@ fn totals(metrics: &Metrics) -> Value {
 /// One table.
 #[derive(Debug, Serialize)]
 struct Table {
-    table: String,
+    #[serde(rename = "table")]
+    name: String,
     state: &'static str,
     groups: usize,
     generations: usize,
@@ -161,7 +162,7 @@ impl Distances {
     pub(super) fn of(standing: &TableStanding, now: i64) -> Self {
         let behind = |at: i64| seconds(now.saturating_sub(at).max(0));
         let watermark = standing.watermark();
-        let ttl = (!standing.log_ttl.is_zero()).then(|| standing.log_ttl.as_secs_f64());
+        let ttl = (!standing.log_ttl.is_zero()).then_some(standing.log_ttl.as_secs_f64());
         let lag = watermark.map(behind);
         Self {
             watermark,
@@ -213,7 +214,7 @@ fn tables(current: &Current, live: Option<&Live>, parts: &[PartStatus]) -> Vec<T
             late_window_seconds,
             events: current.hooks.metrics.table(&table).events.get(),
             late: watched.map_or(0, |watched| watched.progress.lateness.counts().0.count()),
-            table,
+            name: table,
         }
     };
     outboxes.enumerate().map(table).collect()

@@ -95,7 +95,7 @@ pub async fn run(
 ) -> Result<relay::Summary, relay::Error> {
     let (asks, asked) = mpsc::channel(RELOADS);
     let daemon = Daemon::new(sources, loaded, level, asked);
-    daemon.run(signals, Reloads(asks)).await
+    Box::pin(daemon.run(signals, Reloads(asks))).await
 }
 
 type Ask = oneshot::Sender<Result<Reloaded, config::Error>>;
@@ -139,7 +139,7 @@ impl Daemon {
         let metrics = Arc::clone(&hooks.metrics);
         let mut around = Supervisor::new(config.supervision.clone(), board.clone(), metrics);
         self.start_http(&config.http, board, reloads, &mut around);
-        self.systemd.ready();
+        Systemd::ready();
         let ended = loop {
             let current = self.current.borrow().clone();
             let anew = Arc::new(Notify::new());
@@ -154,7 +154,7 @@ impl Daemon {
             };
             let running = relay::run(Arc::clone(&current.config), current.hooks.clone(), stop);
             let ended = self.accompany(running, &current.hooks, signals, &anew, &mut around);
-            let ended = ended.await;
+            let ended = Box::pin(ended).await;
             if signals.stopping() || !self.goes_on(&ended, &current.config) {
                 break ended;
             }
@@ -208,12 +208,12 @@ impl Daemon {
                 fatal = around.watch() => return Err(fatal.into()),
                 () = signals.stop(), if !stopping => {
                     stopping = true;
-                    self.systemd.stopping();
+                    Systemd::stopping();
                 }
                 () = signals.hangup() => {
-                    self.systemd.reloading();
+                    Systemd::reloading();
                     let reloaded = self.reload(anew);
-                    self.systemd.ready();
+                    Systemd::ready();
                     if let Err(error) = reloaded {
                         tracing::error!(%error, "the configuration stays as it is");
                     }
@@ -279,10 +279,8 @@ impl Daemon {
                 tracing::info!("the relay's parts start anew, with the new configuration");
                 true
             }
-            // Nobody asked for more.
-            Ok(_) => false,
-            // The process must end, whatever its configuration.
-            Err(relay::Error::Task(_)) => false,
+            // Nobody asked for more; or the process must end, whatever its configuration.
+            Ok(_) | Err(relay::Error::Task(_)) => false,
             Err(_) if newer => true,
             Err(error) => self.goes_back(error),
         }

@@ -30,11 +30,7 @@ impl Systemd {
     }
 
     /// The process has come up: it is configured, listens for signals, and connects.
-    #[expect(
-        clippy::unused_self,
-        reason = "the one that is told is the service manager of this process"
-    )]
-    pub(super) fn ready(&self) {
+    pub(super) fn ready() {
         Self::send(&[NotifyState::Ready]);
     }
 
@@ -50,14 +46,14 @@ impl Systemd {
     }
 
     /// The configuration is being read again; [`Systemd::ready`] says that this is done.
-    pub(super) fn reloading(&self) {
+    pub(super) fn reloading() {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             Self::send(&[NotifyState::Reloading, now]);
         }
     }
 
     /// A stop has begun.
-    pub(super) fn stopping(&self) {
+    pub(super) fn stopping() {
         Self::send(&[NotifyState::Stopping]);
     }
 

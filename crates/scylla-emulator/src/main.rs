@@ -41,7 +41,7 @@ struct Arguments {
     /// Where to listen for commands that inject faults, set the clock and so on; loopback only. Not at all unless given.
     #[arg(long, value_name = "ADDRESS")]
     control: Option<SocketAddr>,
-    /// Name that clients must log in with (PasswordAuthenticator). No login unless given.
+    /// Name that clients must log in with (`PasswordAuthenticator`). No login unless given.
     #[arg(long, requires = "password", value_name = "NAME")]
     username: Option<String>,
     /// Password of that user.

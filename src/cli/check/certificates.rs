@@ -28,7 +28,7 @@ fn lasts(pem: &Pem, days: i64) -> Finding {
             format!("one has expired {} days ago", -days),
             remedy,
         ),
-        ..SOON_DAYS => Finding::warning(subject, format!("one expires in {days} days"), remedy),
+        0..SOON_DAYS => Finding::warning(subject, format!("one expires in {days} days"), remedy),
         _ => Finding::ok(subject, format!("last {days} days")),
     }
 }

@@ -34,12 +34,11 @@ pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
             let remedy = "start it, or correct scylla.nodes (host:port of a node's CQL port); with \
                           authentication, set scylla.username and scylla.password_file; with \
                           encryption, scylla.tls";
-            let (message, known) = match failed {
-                Ok(Err(error)) => (unreachable(&error), error.remedy()),
-                _ => {
-                    let message = format!("does not let us in within {} s", PATIENCE.as_secs());
-                    (message, None)
-                }
+            let (message, known) = if let Ok(Err(error)) = failed {
+                (unreachable(&error), error.remedy())
+            } else {
+                let message = format!("does not let us in within {} s", PATIENCE.as_secs());
+                (message, None)
             };
             findings.push(Finding::error(subject, message, known.unwrap_or(remedy)));
             return findings;
