@@ -392,7 +392,10 @@ fn what_the_reference_comments_out_is_known() {
     assert!(uncommented.contains("\n  datacenter: dc1"), "{uncommented}");
     assert_eq!(problems.len(), 2, "{problems:#?}");
     assert!(problems[0].contains("password is set too"), "{problems:#?}");
-    assert!(problems[1].contains("only the login OAUTHBEARER"), "{problems:#?}");
+    assert!(
+        problems[1].contains("only the login OAUTHBEARER"),
+        "{problems:#?}"
+    );
 }
 
 /// Set `UPDATE=1` to write what is stale.
