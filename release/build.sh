@@ -46,10 +46,11 @@ install -D -m 0644 -t "$stage/$name/config" config/relay.yaml
 install -D -m 0644 -t "$stage/$name/config/examples" config/examples/*.yaml
 install -D -m 0644 -t "$stage/$name/systemd" systemd/*
 install -D -m 0644 -t "$stage/$name/docs" docs/*.md
-for sbom in "$out"/*.cdx.json; do
-  [ -e "$sbom" ] && install -m 0644 "$sbom" "$stage/$name/"
-done
+# What release/sbom.sh has written, if it has.
+shopt -s nullglob
+sboms=("$out"/*.cdx.json)
+[ "${#sboms[@]}" -eq 0 ] || install -m 0644 "${sboms[@]}" "$stage/$name/"
 tar --directory "$stage" --sort=name --format=gnu --mtime="@$epoch" --owner=0 --group=0 \
   --numeric-owner --mode='u+rwX,go+rX,go-w' -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
-(cd "$out" && sha256sum ./*.tar.gz ./*.cdx.json 2>/dev/null >SHA256SUMS || sha256sum ./*.tar.gz >SHA256SUMS)
+(cd "$out" && sha256sum -- *.tar.gz *.cdx.json >SHA256SUMS)
 ls -l "$out"

@@ -16,12 +16,13 @@ use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
 use scylla::errors::{
-    DbError, ExecutionError, IntoRowsResultError, NewSessionError, NextRowError,
-    PagerExecutionError, RowsError, TypeCheckError,
+    ExecutionError, IntoRowsResultError, NewSessionError, NextRowError, PagerExecutionError,
+    RowsError, TypeCheckError,
 };
 use scylla::policies::load_balancing::DefaultPolicy;
 
 use crate::config;
+use crate::runtime::Chain;
 #[cfg(feature = "tls")]
 use crate::tls;
 
@@ -100,26 +101,16 @@ impl Error {
         if let Some(refused) = refused {
             return Some(refused.remedy);
         }
-        if logged_out(source) {
+        // The driver passes on as text what the server says to a login.
+        let said = Chain(source).to_string();
+        if said.contains("bad credentials") {
             return Some("correct scylla.username and scylla.password_file");
         }
         #[cfg(feature = "tls")]
-        return tls::remedy(source);
+        return tls::remedy(&said);
         #[cfg(not(feature = "tls"))]
         None
     }
-}
-
-/// Whether the server knows no such user, or another password.
-fn logged_out(error: &NewSessionError) -> bool {
-    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(here) = error {
-        if matches!(here.downcast_ref(), Some(DbError::AuthenticationError)) {
-            return true;
-        }
-        error = here.source();
-    }
-    false
 }
 
 /// Why rows could not be read, page by page.

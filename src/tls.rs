@@ -306,40 +306,73 @@ impl Verdicts {
     }
 }
 
-/// What to do about an error of TLS itself, found among the sources of a driver's error.
-pub fn remedy(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
-    let mut error = Some(error);
-    while let Some(here) = error {
-        if let Some(stack) = here.downcast_ref::<ErrorStack>() {
-            let reasons = stack
-                .errors()
-                .iter()
-                .filter_map(openssl::error::Error::reason);
-            return reasons.map(remedy_of).next();
-        }
-        error = here.source();
+/// What to do about an error of TLS itself, by OpenSSL's words for what the other side said or did:
+/// the driver passes what comes after the handshake (TLS 1.3 judges certificates of clients then) on
+/// as text.
+pub fn remedy(said: &str) -> Option<&'static str> {
+    if !said.contains("SSL routines") {
+        return None;
     }
-    None
+    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    Some(
+        if has(&[
+            "wrong version number",
+            "packet length too long",
+            "http request",
+        ]) {
+            "the port takes no TLS: correct scylla.nodes (native_transport_port_ssl is often 9142), or \
+             switch client_encryption_options on"
+        } else if has(&["alert certificate expired"]) {
+            "renew scylla.tls.cert_file"
+        } else if has(&[
+            "alert unknown ca",
+            "alert decrypt error",
+            "alert certificate unknown",
+        ]) {
+            "the cluster does not know the authority of scylla.tls.cert_file: have it signed by one of \
+             the truststore in client_encryption_options"
+        } else if has(&[
+            "certificate required",
+            "bad certificate",
+            "handshake failure",
+        ]) {
+            "the cluster asks for a certificate that it knows: set scylla.tls.cert_file and key_file"
+        } else {
+            "compare scylla.tls with client_encryption_options in the nodes' scylla.yaml"
+        },
+    )
 }
 
-/// OpenSSL's words for what the other side said or did.
-fn remedy_of(reason: &str) -> &'static str {
-    match reason {
-        "wrong version number" | "packet length too long" | "http request" => {
-            "the port takes no TLS: correct scylla.nodes (native_transport_port_ssl is often 9142), \
-             or switch client_encryption_options on"
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_openssl_lead_to_the_key_to_change() {
+        let line = |reason: &str| {
+            format!(
+                "error:0A000000:SSL routines:ssl3_read_bytes:{reason}:ssl/record/rec_layer_s3.c:1"
+            )
+        };
+        for (reason, key) in [
+            ("wrong version number", "takes no TLS"),
+            (
+                "tlsv13 alert certificate required",
+                "scylla.tls.cert_file and key_file",
+            ),
+            (
+                "tlsv1 alert unknown ca",
+                "authority of scylla.tls.cert_file",
+            ),
+            (
+                "ssl/tls alert certificate expired",
+                "renew scylla.tls.cert_file",
+            ),
+            ("unexpected message", "client_encryption_options"),
+        ] {
+            let remedy = remedy(&line(reason)).unwrap_or_default();
+            assert!(remedy.contains(key), "{reason}: {remedy}");
         }
-        _ if reason.contains("certificate required")
-            || reason.contains("handshake failure")
-            || reason.contains("bad certificate") =>
-        {
-            "the cluster asks for a certificate that it knows: set scylla.tls.cert_file and key_file"
-        }
-        _ if reason.contains("unknown ca") => {
-            "the cluster does not know the authority of scylla.tls.cert_file: have it signed by the \
-             truststore of client_encryption_options"
-        }
-        _ if reason.contains("certificate expired") => "renew scylla.tls.cert_file",
-        _ => "compare scylla.tls with client_encryption_options in the nodes' scylla.yaml",
+        assert_eq!(remedy("Connection refused (os error 111)"), None);
     }
 }

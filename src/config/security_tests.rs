@@ -20,7 +20,7 @@ fn configured(text: &str, write: &[(&str, &str)]) -> Files {
     for (name, content) in write {
         fs::write(files.dir.path().join(name), content).expect("a file");
     }
-    let text = text.replace("DIR", &files.dir.path().display().to_string());
+    let text = text.replace("FOLDER", &files.dir.path().display().to_string());
     let file = files.dir.path().join("relay.yaml");
     fs::write(&file, format!("{MINIMAL}{text}")).expect("a file");
     files.sources.files.push(file);
@@ -98,8 +98,8 @@ fn a_credential_without_systemd_says_what_is_missing() {
 #[test]
 fn tls_is_read_with_its_files() {
     let (certificate, key) = certificate();
-    let text = "scylla: { tls: { enabled: true, ca_file: DIR/ca.pem, cert_file: DIR/ca.pem, \
-                key_file: DIR/key.pem, server_name: db.example.com } }\n";
+    let text = "scylla: { tls: { enabled: true, ca_file: FOLDER/ca.pem, cert_file: FOLDER/ca.pem, \
+                key_file: FOLDER/key.pem, server_name: db.example.com } }\n";
     let files = configured(text, &[("ca.pem", &certificate), ("key.pem", &key)]);
     let config = files.config();
     let tls = config.scylla.tls.clone().expect("TLS");
@@ -125,8 +125,8 @@ fn tls_is_off_unless_it_is_on() {
 fn what_is_wrong_with_tls_is_told_all_at_once() {
     let (certificate, _) = certificate();
     let (_, other_key) = self::certificate();
-    let text = "scylla: { tls: { enabled: true, ca_file: DIR/empty, cert_file: DIR/cert.pem, \
-                key_file: DIR/key.pem, verify_hostname: false, server_name: x } }\n";
+    let text = "scylla: { tls: { enabled: true, ca_file: FOLDER/empty, cert_file: FOLDER/cert.pem, \
+                key_file: FOLDER/key.pem, verify_hostname: false, server_name: x } }\n";
     let write = [
         ("empty", "nothing here"),
         ("cert.pem", &*certificate),
@@ -140,8 +140,8 @@ fn what_is_wrong_with_tls_is_told_all_at_once() {
             ("scylla.tls.server_name", "not looked at"),
         ],
     );
-    let text = "scylla: { tls: { enabled: true, ca_file: DIR/none, cert_file: DIR/cert.pem, \
-                key_file: DIR/key.pem } }\n";
+    let text = "scylla: { tls: { enabled: true, ca_file: FOLDER/none, cert_file: FOLDER/cert.pem, \
+                key_file: FOLDER/key.pem } }\n";
     let encrypted =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAA==\n-----END ENCRYPTED PRIVATE KEY-----";
     let garbled = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -153,7 +153,7 @@ fn what_is_wrong_with_tls_is_told_all_at_once() {
             ("scylla.tls.key_file", "encrypted key"),
         ],
     );
-    let half = "scylla: { tls: { cert_file: DIR/cert.pem } }\n";
+    let half = "scylla: { tls: { cert_file: FOLDER/cert.pem } }\n";
     assert_problems(
         &configured(half, &[]),
         &[("scylla.tls.cert_file", "set key_file too")],
@@ -172,7 +172,7 @@ fn a_program_without_tls_says_so() {
 #[test]
 fn a_token_goes_with_oauthbearer_and_nothing_else() {
     let text = "kafka: { properties: { sasl.mechanism: OAUTHBEARER, security.protocol: sasl_ssl }, \
-                oauth_token_file: DIR/token }\n";
+                oauth_token_file: FOLDER/token }\n";
     let files = configured(text, &[("token", "hunter2\n")]);
     let config = files.config();
     assert!(config.kafka.oauth_token_file.is_some());
@@ -189,7 +189,7 @@ fn a_token_goes_with_oauthbearer_and_nothing_else() {
             "set kafka.oauth_token_file",
         )],
     );
-    let text = "kafka: { oauth_token_file: DIR/token }\n";
+    let text = "kafka: { oauth_token_file: FOLDER/token }\n";
     assert_problems(
         &configured(text, &[("token", "x")]),
         &[("kafka.oauth_token_file", "only the login OAUTHBEARER")],
@@ -199,7 +199,7 @@ fn a_token_goes_with_oauthbearer_and_nothing_else() {
 #[cfg(feature = "tls")]
 #[test]
 fn files_of_kafkas_tls_must_be_there() {
-    let text = "kafka: { properties: { ssl.ca.location: DIR/ca.pem, \
+    let text = "kafka: { properties: { ssl.ca.location: FOLDER/ca.pem, \
                 ssl.key.location: \"${CREDENTIALS_DIRECTORY}/key\", \
                 ssl.certificate.location: /nowhere.pem } }\n";
     let mut files = configured(text, &[("ca.pem", ""), ("key", "")]);
@@ -218,7 +218,7 @@ fn files_of_kafkas_tls_must_be_there() {
 fn no_problem_of_kafka_shows_a_secret() {
     let text = "kafka:\n  properties: { sasl.oauthbearer.assertion.private.key.passphrase: \
                 hunter2, ssl.key.password: hunter2, sasl.mechanism: hunter3 }\n  property_files: \
-                { ssl.key.pem: DIR/key, no.such.property: DIR/key, acks: DIR/key }\n";
+                { ssl.key.pem: FOLDER/key, no.such.property: FOLDER/key, acks: FOLDER/key }\n";
     let files = configured(text, &[("key", "hunter2")]);
     let inspected = files.sources.inspect();
     let shown = format!("{:?}{inspected:?}", files.problems());

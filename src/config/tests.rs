@@ -390,7 +390,11 @@ fn what_the_reference_comments_out_is_known() {
     }
     let problems = files(&[&uncommented]).problems();
     assert!(uncommented.contains("\n  datacenter: dc1"), "{uncommented}");
-    assert_eq!(problems.len(), 2, "{problems:#?}");
+    assert_eq!(problems.len(), 3, "{problems:#?}");
+    assert!(
+        problems[2].contains("admin_token is set too"),
+        "{problems:#?}"
+    );
     assert!(problems[0].contains("password is set too"), "{problems:#?}");
     assert!(
         problems[1].contains("only the login OAUTHBEARER"),

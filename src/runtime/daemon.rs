@@ -153,7 +153,7 @@ impl Daemon {
                 }
             };
             let running = relay::run(Arc::clone(&current.config), current.hooks.clone(), stop);
-            let ended = self.accompany(running, &current.hooks, signals, &anew, &mut around);
+            let ended = self.accompany(running, &current, signals, &anew, &mut around);
             let ended = Box::pin(ended).await;
             if signals.stopping() || !self.goes_on(&ended, &current.config) {
                 break ended;
@@ -192,17 +192,21 @@ impl Daemon {
     async fn accompany(
         &mut self,
         running: impl Future<Output = Result<relay::Summary, relay::Error>>,
-        hooks: &Hooks,
+        relay: &Current,
         signals: &StopSignals,
         anew: &Notify,
         around: &mut Supervisor,
     ) -> Result<relay::Summary, relay::Error> {
         tokio::pin!(running);
+        let hooks = &relay.hooks;
         let mut beat = interval(self.systemd.every);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ready = hooks.ready.subscribe();
         let mut stopping = false;
         loop {
+            // A relay that is on its way out proves nothing of the one that comes.
+            let present = Arc::ptr_eq(&relay.config, &self.current.borrow().config);
+            let unproven = present && self.before.is_some();
             tokio::select! {
                 ended = &mut running => return ended,
                 fatal = around.watch() => return Err(fatal.into()),
@@ -219,7 +223,7 @@ impl Daemon {
                     }
                 }
                 Some(answer) = self.asked.recv() => drop(answer.send(self.reload(anew))),
-                _ = ready.wait_for(|ready| *ready), if self.before.is_some() => self.before = None,
+                _ = ready.wait_for(|ready| *ready), if unproven => self.before = None,
                 _ = beat.tick() => self.systemd.beat(&status(hooks, stopping)),
             }
         }

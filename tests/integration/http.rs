@@ -47,7 +47,11 @@ async fn health_status_and_metrics_tell_how_the_relay_fares() -> Result<()> {
         keys: 50,
         ahead: 500,
     };
-    bench.write_and_arrive(plan).await?;
+    if let Err(error) = bench.write_and_arrive(plan).await {
+        let status = client.json("/api/status").await?;
+        let letters = client.json("/api/dead-letters").await?;
+        panic!("{error:#}: {status:#}, {letters:#}\n{}", relay.log());
+    }
     let open = client.with_token(None);
     assert_eq!(open.get("/livez").await?.body, "ok");
     assert_eq!(open.json("/readyz").await?["ready"], true);

@@ -153,7 +153,7 @@ fn told(case: &str, found: &Found, message: &[&str], remedy: &str) {
     }
     assert!(
         told.contains(remedy),
-        "{case}: {remedy:?} is not in {told:?}"
+        "{case}: {remedy:?} is not in {told:?} ({said})"
     );
 }
 
