@@ -35,6 +35,6 @@ export async function impatient(page) {
     const real = window.setTimeout, ask = window.fetch;
     window.pollsSeen = 0;
     window.fetch = (path, ...rest) => { if (String(path).endsWith('api/status')) window.pollsSeen++; return ask(path, ...rest); };
-    window.setTimeout = (callback, pause, ...rest) => real(callback, window.patient ? pause : (pause ?? 0) / 50, ...rest);
+    window.setTimeout = (callback, pause, ...rest) => real(callback, window.patient ? pause : Math.max(Math.min(pause ?? 0, 20), (pause ?? 0) / 50), ...rest);
   });
 }

@@ -11,14 +11,14 @@ import { launch, complaints, impatient } from './browser.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 // A wait is ended by what it waits for; the limit is only for what never comes.
-const WAIT = { timeout: Number(process.env.PAGE_PATIENCE ?? 60_000) };
+const WAIT = { timeout: Number(process.env.PAGE_PATIENCE ?? 120_000) };
 let browser;
 before(async () => { browser = await launch(); });
 after(async () => { await browser?.close(); });
 
 /** A test with a relay and a page of its own. */
 function scene(name, { world = 'busy', hash = '', token = TOKEN, width = 1280, height = 900, dark = false, hurry = true, change } = {}, body) {
-  test(name, { timeout: 240_000 }, async () => {
+  test(name, { timeout: 600_000 }, async () => {
     const relay = await standIn(world, { page: process.env.PAGE_FILE || undefined });
     change?.(relay.world);
     const context = await browser.createBrowserContext();
