@@ -89,7 +89,7 @@ fn every_command_has_an_example_that_is_right() {
 fn every_command_that_prints_data_prints_it_for_programs() {
     for (path, command) in all() {
         let output = command.get_arguments().find(|arg| arg.get_id() == "output");
-        let values = output.map(|output| output.get_possible_values());
+        let values = output.map(clap::Arg::get_possible_values);
         let json = values.is_some_and(|values| values.iter().any(|v| v.get_name() == "json"));
         let expected = !WITHOUT_OUTPUT.contains(&path.as_str());
         assert_eq!(json, expected, "--output json of `{path}`");
