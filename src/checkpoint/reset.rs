@@ -107,11 +107,21 @@ impl Look {
             upto: checkpoint.watermark,
             summary: open.summary,
         };
-        let straddles = |window: &&Window| window.begin < at && window.upto > at;
-        // The open window reaches up to W; older ones are stored each by itself.
-        let window = std::iter::once(&open).chain(&windows).find(straddles);
+        // The open window reaches up to W; older ones are stored each by itself. What a crash has left
+        // behind overlaps others, and is passed over as a sweep does.
+        let mut reach = i64::MIN;
+        let in_order = windows
+            .iter()
+            .chain(std::iter::once(&open))
+            .filter(|window| {
+                let follows = window.begin >= reach;
+                reach = if follows { window.upto } else { reach };
+                follows
+            });
+        let mut in_order = in_order.copied();
+        let window = in_order.find(|window| window.begin < at && window.upto > at);
         let below = at < checkpoint.watermark;
-        let window = window.copied().filter(|_| below);
+        let window = window.filter(|_| below);
         let published = &checkpoint.published;
         Self {
             below,

@@ -24,7 +24,8 @@ pub struct Args {
 ///
 /// When a page cannot be written.
 pub fn run(args: &Args) -> Result<()> {
-    let command = super::command();
+    // `help` has no page of its own.
+    let command = super::command().disable_help_subcommand(true);
     let Some(dir) = &args.dir else {
         let mut page = Vec::new();
         Man::new(command)

@@ -148,7 +148,7 @@ async fn completions_are_scripts_that_name_every_command() -> Result<()> {
         .arg("-c")
         .arg(format!(
             "source {}; COMP_WORDS=(outbox-relay check); COMP_CWORD=1; \
-             _outbox-relay outbox-relay check outbox-relay; echo \"${{COMPREPLY[@]}}\"",
+             $(complete -p outbox-relay | sed 's/.*-F \\([^ ]*\\).*/\\1/') outbox-relay check outbox-relay; echo \"${{COMPREPLY[@]}}\"",
             bash.display()
         ))
         .output()
@@ -192,7 +192,7 @@ async fn every_command_has_a_manual_page_that_renders() -> Result<()> {
             assert!(page.contains(section), "{name}: {section}");
         }
         let rendered = Command::new("groff")
-            .args(["-man", "-Tutf8", "-ww"])
+            .args(["-man", "-Tutf8", "-ww", "-P-cbou"])
             .arg(&file)
             .output()
             .await;

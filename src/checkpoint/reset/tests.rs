@@ -252,3 +252,26 @@ fn what_was_not_counted_is_given_up_only_above_the_watermark() {
         assert_eq!(outlook.skips(), skips, "at {at}");
     }
 }
+
+#[test]
+fn a_window_that_a_crash_has_left_behind_is_passed_over() {
+    let mut log = Log::new(
+        &[(12, true), (27, true), (28, true), (45, true)],
+        50,
+        50,
+        25,
+    );
+    // (0, 25], (25, 50]; an earlier run had saved (20, 30] and not its checkpoint.
+    let left = Window {
+        begin: 20,
+        upto: 30,
+        summary: Summary::default(),
+    };
+    log.windows.insert(1, left);
+    let mut reset = Reset::default();
+    log.look(27).write(false, &mut reset);
+    let window = reset.groups[0].published.window;
+    assert_eq!((window.begin, window.summary.count()), (25, 1));
+    let removed: Vec<i64> = reset.removed.iter().map(|(_, begin)| *begin).collect();
+    assert_eq!(removed, [20, 25]);
+}

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::client::OAuthToken;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::metadata::{Metadata, MetadataBroker, MetadataTopic};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
+use super::code::Code;
 use super::finding::{Finding, Findings};
+use super::topics::{self, Described, Settings};
 use crate::config::{Config, Outbox, TopicPart};
 use crate::sink::kafka::oauth::Tokens;
 use crate::sink::kafka::producer_properties;
@@ -21,6 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
 /// Names of matching topics that are shown.
 const SHOWN_TOPICS: usize = 3;
+/// Topics of one template whose settings are looked at.
+const DESCRIBED_TOPICS: usize = 20;
 
 /// Looks at the cluster and at the topics of `outboxes`. Blocks.
 pub(super) fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
@@ -33,7 +37,12 @@ pub(super) fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
         Err(error) => {
             let remedy = "correct kafka.properties";
             let message = format!("the producer cannot be made: {error}");
-            findings.push(Finding::error(subject, message, remedy));
+            findings.push(Finding::error(
+                Code::KafkaConnection,
+                subject,
+                message,
+                remedy,
+            ));
             return findings;
         }
     };
@@ -46,9 +55,13 @@ pub(super) fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
         Ok(metadata) => {
             let brokers = metadata.brokers().len();
             let nodes = if brokers == 1 { "broker" } else { "brokers" };
-            findings.push(Finding::ok(subject, format!("answers; {brokers} {nodes}")));
+            let message = format!("answers; {brokers} {nodes}");
+            findings.push(Finding::ok(Code::KafkaConnection, subject.clone(), message));
+            let cluster = Cluster::describe(config, outboxes, &metadata, properties);
+            findings.push(topics::version(&subject, &cluster.described.broker));
+            findings.push(topics::auto_creation(&subject, &cluster.described.broker));
             for outbox in outboxes {
-                findings.push(topic(outbox, &metadata));
+                cluster.topics(outbox, &mut findings);
             }
         }
         Err(error) => {
@@ -72,22 +85,87 @@ fn unreachable(subject: String, error: &KafkaError, heard: &Heard) -> Finding {
     let remedy = "start the broker, or correct kafka.brokers; with TLS or SASL, look at \
                   security.protocol and the credentials in kafka.properties; the brokers' advertised \
                   listeners must be reachable from here too";
-    Finding::error(subject, message, known.unwrap_or(remedy))
+    Finding::error(Code::KafkaConnection, subject, message, known.unwrap_or(remedy))
 }
 
-fn topic(outbox: &Outbox, metadata: &Metadata) -> Finding {
-    let fits = |topic: &&MetadataTopic| matches(outbox, topic.name());
-    let topics: Vec<&MetadataTopic> = metadata.topics().iter().filter(fits).collect();
+/// What Kafka says of itself and of the topics.
+struct Cluster<'m> {
+    metadata: &'m Metadata,
+    described: Described,
+    properties: ClientConfig,
+    /// `message.max.bytes`, if a person has set it.
+    largest: Option<u64>,
+}
+
+impl<'m> Cluster<'m> {
+    fn describe(
+        config: &Config,
+        outboxes: &[Outbox],
+        metadata: &'m Metadata,
+        properties: ClientConfig,
+    ) -> Self {
+        let broker = metadata.brokers().first().map(MetadataBroker::id);
+        let mut names: Vec<&str> = Vec::new();
+        for outbox in outboxes {
+            let of = fitting(outbox, metadata).take(DESCRIBED_TOPICS);
+            names.extend(of.map(MetadataTopic::name));
+        }
+        names.sort_unstable();
+        names.dedup();
+        let set = ["message.max.bytes", "max.request.size"];
+        let users = &config.kafka.properties;
+        let largest = set.iter().find_map(|name| users.get(*name));
+        Self {
+            described: topics::describe(&properties, broker, &names, PATIENCE),
+            metadata,
+            properties,
+            largest: largest.and_then(|value| value.parse().ok()),
+        }
+    }
+
+    /// The topics of an outbox.
+    fn topics(&self, outbox: &Outbox, findings: &mut Findings) {
+        let creates = topics::creates_topics(&self.described.broker);
+        findings.push(topic(outbox, self.metadata, creates));
+        if let Some(name) = fixed(outbox) {
+            findings.push(topics::access(&self.properties, &name, PATIENCE));
+        }
+        let brokers = self.metadata.brokers().len();
+        let unknown: Settings = Err("too many topics fit".to_owned());
+        for topic in fitting(outbox, self.metadata).take(DESCRIBED_TOPICS) {
+            let name = topic.name();
+            let settings = self.described.topics.get(name).unwrap_or(&unknown);
+            let copies = topic.partitions().iter().map(|p| p.replicas().len());
+            let copies = copies.min().unwrap_or(0);
+            findings.push(topics::durability(name, copies, brokers, settings));
+            findings.push(topics::size(name, self.largest, settings));
+        }
+    }
+}
+
+/// The topics that an outbox may write to.
+fn fitting<'m>(outbox: &Outbox, metadata: &'m Metadata) -> impl Iterator<Item = &'m MetadataTopic> {
+    let all = metadata.topics().iter();
+    all.filter(move |topic| matches(outbox, topic.name()))
+}
+
+fn topic(outbox: &Outbox, metadata: &Metadata, creates: Option<bool>) -> Finding {
+    let topics: Vec<&MetadataTopic> = fitting(outbox, metadata).collect();
     let subject = format!("topic {} of {}", outbox.topic, outbox.table);
     let Some(first) = topics.first() else {
         let remedy = "create it before the first event, or see that the broker creates topics by \
                       itself (auto.create.topics.enable)";
-        let message = if fixed(outbox).is_some() {
-            "does not exist"
-        } else {
-            "no topic has such a name yet"
+        return match (fixed(outbox).is_some(), creates) {
+            (true, Some(false)) => {
+                let message = "does not exist, and the broker does not create it";
+                Finding::error(Code::Topic, subject, message, remedy)
+            }
+            (true, _) => Finding::warning(Code::Topic, subject, "does not exist", remedy),
+            (false, _) => {
+                let message = "no topic has such a name yet";
+                Finding::warning(Code::Topic, subject, message, remedy)
+            }
         };
-        return Finding::warning(subject, message, remedy);
     };
     if let Some(refused) = topics.iter().find(|topic| topic.error().is_some()) {
         let message = format!(
@@ -96,24 +174,12 @@ fn topic(outbox: &Outbox, metadata: &Metadata) -> Finding {
             refused.error()
         );
         let remedy = "allow the relay's user to describe and write the topic";
-        return Finding::error(subject, message, remedy);
-    }
-    let copies = |topic: &MetadataTopic| {
-        let replicas = topic.partitions().iter().map(|p| p.replicas().len());
-        replicas.min().unwrap_or(0)
-    };
-    let lonely = topics.iter().find(|topic| copies(topic) < 2);
-    if let Some(lonely) = lonely
-        && metadata.brokers().len() > 1
-    {
-        let message = format!("{} has a single replica", lonely.name());
-        let remedy = "replicate it three times with min.insync.replicas=2, or a lost broker loses \
-                      acknowledged events";
-        return Finding::warning(subject, message, remedy);
+        return Finding::error(Code::Topic, subject, message, remedy);
     }
     if fixed(outbox).is_some() {
         let partitions = first.partitions().len();
-        return Finding::ok(subject, format!("exists, with {partitions} partitions"));
+        let message = format!("exists, with {partitions} partitions");
+        return Finding::ok(Code::Topic, subject, message);
     }
     let shown: Vec<&str> = topics
         .iter()
@@ -126,7 +192,7 @@ fn topic(outbox: &Outbox, metadata: &Metadata) -> Finding {
         ""
     };
     let message = format!("fits {} ({}{more})", topics.len(), shown.join(", "));
-    Finding::ok(subject, message)
+    Finding::ok(Code::Topic, subject, message)
 }
 
 /// The topic's name if no event changes it.
@@ -250,22 +316,13 @@ mod tests {
     }
 
     fn only_topic(config: &Config) -> Finding {
-        let findings = serde_json::to_value(check(config, &config.outboxes)).expect("plain data");
-        let findings = findings["findings"].as_array().expect("a list").clone();
-        assert_eq!(findings.len(), 2, "{findings:?}");
-        assert_eq!(findings[0]["level"], "ok");
-        let level = match findings[1]["level"].as_str() {
-            Some("ok") => Level::Ok,
-            Some("warning") => Level::Warning,
-            _ => Level::Error,
-        };
-        Finding {
-            level,
-            ..Finding::ok(
-                findings[1]["subject"].as_str().unwrap_or_default(),
-                findings[1]["message"].as_str().unwrap_or_default(),
-            )
-        }
+        let findings = check(config, &config.outboxes);
+        let mut topics = findings
+            .iter()
+            .filter(|finding| finding.code == Code::Topic);
+        let topic = topics.next().expect("a topic").clone();
+        assert_eq!(topics.next(), None);
+        topic
     }
 
     #[test]

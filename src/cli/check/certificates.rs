@@ -1,5 +1,6 @@
 //! How long the relay's own certificates and the authorities it trusts last.
 
+use super::code::Code;
 use super::finding::{Finding, Findings};
 use crate::config::{Pem, Tls};
 use crate::tls;
@@ -24,12 +25,13 @@ fn lasts(pem: &Pem, days: i64) -> Finding {
     let remedy = "renew it and restart the relay: files of certificates are read at the start";
     match days {
         ..0 => Finding::error(
+            Code::Certificates,
             subject,
             format!("one has expired {} days ago", -days),
             remedy,
         ),
-        0..SOON_DAYS => Finding::warning(subject, format!("one expires in {days} days"), remedy),
-        _ => Finding::ok(subject, format!("last {days} days")),
+        0..SOON_DAYS => Finding::warning(Code::Certificates, subject, format!("one expires in {days} days"), remedy),
+        _ => Finding::ok(Code::Certificates, subject, format!("last {days} days")),
     }
 }
 

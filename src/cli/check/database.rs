@@ -1,18 +1,19 @@
 //! ScyllaDB: can it be reached, are the tables there, and do they suit.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scylla::client::session::Session;
-use scylla::statement::Consistency;
 use scylla::value::CqlTimestamp;
 use tokio::time::{Instant, timeout};
 
+use super::code::Code;
 use super::finding::{Finding, Findings};
-use crate::checkpoint;
+use super::replication::Cluster;
+use super::{innermost, own_tables, reason};
 use crate::config::{Config, Outbox, TableName};
 use crate::decode::Decoder;
-use crate::runtime::Chain;
 use crate::scylla::{self as cluster, CdcOptions, ColumnKind, TableDescription};
 use crate::source::generations::{Distribution, Generations};
 use crate::source::reader::{self, LogReader};
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const SKEW: Duration = Duration::from_secs(1);
 /// A log that keeps its rows for a shorter time gives little time to mend a stopped relay.
 const SHORT_TTL: Duration = Duration::from_hours(1);
+/// How many times `follow.late_window` a log should keep its rows.
+const MARGIN: u32 = 10;
 
 /// Looks at the cluster, the relay's own tables and `outboxes`.
 pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
@@ -40,14 +43,20 @@ pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
                 let message = format!("does not let us in within {} s", PATIENCE.as_secs());
                 (message, None)
             };
-            findings.push(Finding::error(subject, message, known.unwrap_or(remedy)));
+            findings.push(Finding::error(
+                Code::ScyllaConnection,
+                subject,
+                message,
+                known.unwrap_or(remedy),
+            ));
             return findings;
         }
     };
     let version = version(&session).await;
     let nodes = session.get_cluster_state().get_nodes_info().len();
     findings.push(Finding::ok(
-        subject.clone(),
+        Code::ScyllaConnection,
+        subject,
         format!("answers; version {version}, {nodes} known node(s)"),
     ));
     #[cfg(feature = "tls")]
@@ -55,7 +64,10 @@ pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
         findings.extend(super::certificates::scylla(tls));
     }
     findings.push(clock(&session, config).await);
-    findings.push(own_tables(&session, config).await);
+    findings.push(own_tables::check(&session, config).await);
+    let mut keyspaces: Vec<&str> = vec![&config.scylla.keyspace];
+    keyspaces.extend(outboxes.iter().map(|o| o.table.keyspace.as_str()));
+    copies(&session, config, &keyspaces, &mut findings);
     for outbox in outboxes {
         Table {
             session: &session,
@@ -69,11 +81,6 @@ pub(super) async fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
     findings
 }
 
-/// The error and its sources, without what repeats the one before.
-fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    Chain(error).to_string()
-}
-
 /// Why there is no session.
 fn unreachable(error: &cluster::Error) -> String {
     match error {
@@ -83,15 +90,6 @@ fn unreachable(error: &cluster::Error) -> String {
         } => refused.reason.clone(),
         error => innermost(error),
     }
-}
-
-/// What lies behind an error: the driver wraps "connection refused" many times.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 async fn version(session: &Session) -> String {
@@ -124,6 +122,7 @@ async fn clock(session: &Session, config: &Config) -> Finding {
         .and_then(|answer| answer.into_rows_result().ok());
     let Some((CqlTimestamp(there),)) = rows.and_then(|rows| rows.first_row().ok()) else {
         return Finding::warning(
+            Code::Clock,
             subject,
             "could not be compared: the server gives no time",
             "see that both follow NTP",
@@ -131,28 +130,49 @@ async fn clock(session: &Session, config: &Config) -> Finding {
     };
     let there = Duration::from_millis(u64::try_from(there).unwrap_or_default());
     let skew = (wall + half).abs_diff(there);
-    let message = format!("differ by about {} ms", skew.as_millis());
+    // The server may have answered at any moment of the round trip.
+    let sure = skew.saturating_sub(half);
+    let message = format!(
+        "differ by about {} ms, give or take {} ms",
+        skew.as_millis(),
+        half.as_millis()
+    );
     let remedy = "let both follow NTP: the relay takes a row for complete once it is older than \
                   follow.late_window by its own clock";
-    if skew * 2 > config.follow.late_window {
-        Finding::error(subject, message, remedy)
-    } else if skew > SKEW {
-        Finding::warning(subject, message, remedy)
+    if sure * 2 > config.follow.late_window {
+        Finding::error(Code::Clock, subject, message, remedy)
+    } else if sure > SKEW {
+        Finding::warning(Code::Clock, subject, message, remedy)
     } else {
-        Finding::ok(subject, message)
+        Finding::ok(Code::Clock, subject, message)
     }
 }
 
-async fn own_tables(session: &Arc<Session>, config: &Config) -> Finding {
-    let keyspace = &config.scylla.keyspace;
-    let subject = format!("the relay's tables in {keyspace}");
-    match checkpoint::Store::new(Arc::clone(session), keyspace, &config.relay.name).await {
-        Ok(_) => Finding::ok(subject, "are there"),
-        Err(error) => Finding::error(
-            subject,
-            reason(&error),
-            "run `outbox-relay schema --apply` with the same configuration",
-        ),
+/// Datacenters, and the copies of what lies in these keyspaces.
+fn copies(session: &Session, config: &Config, keyspaces: &[&str], findings: &mut Findings) {
+    let state = session.get_cluster_state();
+    let mut nodes: BTreeMap<String, usize> = BTreeMap::new();
+    for node in state.get_nodes_info() {
+        *nodes
+            .entry(node.datacenter.clone().unwrap_or_default())
+            .or_default() += 1;
+    }
+    let cluster = Cluster {
+        nodes: &nodes,
+        datacenter: config.scylla.datacenter.as_deref(),
+        consistency: config.scylla.consistency,
+    };
+    if let Some(finding) = cluster.datacenter() {
+        findings.push(finding);
+    }
+    let mut seen = BTreeSet::new();
+    for name in keyspaces.iter().filter(|name| seen.insert(**name)) {
+        // One that is missing is told where its tables are.
+        if let Some(keyspace) = state.get_keyspace(*name) {
+            let subject = format!("keyspace {name}");
+            findings.push(cluster.copies(&subject, &keyspace.strategy));
+            findings.push(cluster.consistency(&subject, &keyspace.strategy));
+        }
     }
 }
 
@@ -169,18 +189,18 @@ impl Table<'_> {
         &self.outbox.table
     }
 
-    fn ok(&mut self, message: impl Into<String>) {
-        let finding = Finding::ok(self.name().to_string(), message);
+    fn ok(&mut self, code: Code, message: impl Into<String>) {
+        let finding = Finding::ok(code, self.name().to_string(), message);
         self.findings.push(finding);
     }
 
-    fn warning(&mut self, message: impl Into<String>, remedy: impl Into<String>) {
-        let finding = Finding::warning(self.name().to_string(), message, remedy);
+    fn warning(&mut self, code: Code, message: impl Into<String>, remedy: impl Into<String>) {
+        let finding = Finding::warning(code, self.name().to_string(), message, remedy);
         self.findings.push(finding);
     }
 
-    fn error(&mut self, message: impl Into<String>, remedy: impl Into<String>) {
-        let finding = Finding::error(self.name().to_string(), message, remedy);
+    fn error(&mut self, code: Code, message: impl Into<String>, remedy: impl Into<String>) {
+        let finding = Finding::error(code, self.name().to_string(), message, remedy);
         self.findings.push(finding);
     }
 
@@ -190,16 +210,16 @@ impl Table<'_> {
             Ok(None) => {
                 let remedy = "create it (`outbox-relay schema` prints its CQL), or correct \
                               outboxes.table";
-                return self.error("does not exist", remedy);
+                return self.error(Code::Table, "does not exist", remedy);
             }
             Err(error) => {
-                return self.error(reason(&error), "let the relay's user read system_schema");
+                let remedy = "let the relay's user read system_schema";
+                return self.error(Code::Table, reason(&error), remedy);
             }
         };
         self.cdc(description.cdc.as_ref());
         self.columns(&description).await;
         self.key(&description);
-        self.consistency();
         self.generations().await;
     }
 
@@ -210,37 +230,48 @@ impl Table<'_> {
                  before is not in the log",
                 self.name()
             );
-            return self.error("CDC is off: no event can be seen", remedy);
+            return self.error(Code::Cdc, "CDC is off: no event can be seen", remedy);
         };
-        self.ok("CDC is on");
+        self.ok(Code::Cdc, "CDC is on");
         if !cdc.full_delta {
             let remedy = "set 'delta': 'full' in the table's cdc options";
-            self.error("the log has keys only ('delta': 'keys')", remedy);
+            self.error(
+                Code::CdcDelta,
+                "the log has keys only ('delta': 'keys')",
+                remedy,
+            );
         }
         if cdc.preimage || cdc.postimage {
             let remedy = "set 'preimage': false and 'postimage': false: the relay skips images, and \
                           each costs ScyllaDB a read and a write";
-            self.warning("the log has pre- or post-images", remedy);
+            self.warning(Code::CdcImages, "the log has pre- or post-images", remedy);
+        } else {
+            self.ok(Code::CdcImages, "the log has no images");
         }
         self.log_ttl(cdc.ttl);
     }
 
     fn log_ttl(&mut self, ttl: Duration) {
         let window = self.config.follow.late_window;
-        let message = format!("the log keeps rows for {} s", ttl.as_secs());
+        let (kept, late) = (ttl.as_secs(), window.as_secs());
+        let message = format!(
+            "the log keeps rows for {kept} s, {} times follow.late_window ({late} s)",
+            kept / late.max(1)
+        );
         if ttl.is_zero() {
             let remedy = "set a 'ttl' in the table's cdc options, such as 604800 (a week)";
-            self.warning("the log keeps rows for ever", remedy);
+            self.warning(Code::LogTtl, "the log keeps rows for ever", remedy);
         } else if ttl <= window {
             let remedy = "set a longer 'ttl' in the table's cdc options: rows may be gone before \
                           they have been read for the last time (follow.late_window)";
-            self.error(message, remedy);
-        } else if ttl < SHORT_TTL {
-            let remedy = "set a longer 'ttl' in the table's cdc options: a relay that is down for \
-                          longer loses events";
-            self.warning(message, remedy);
+            self.error(Code::LogTtl, message, remedy);
+        } else if ttl < SHORT_TTL || ttl < window * MARGIN {
+            let remedy = "set a longer 'ttl' in the table's cdc options, such as 604800 (a week): a relay \
+                          that is down for longer loses events, and W is follow.late_window behind \
+                          even when it runs";
+            self.warning(Code::LogTtl, message, remedy);
         } else {
-            self.ok(message);
+            self.ok(Code::LogTtl, message);
         }
     }
 
@@ -258,11 +289,11 @@ impl Table<'_> {
             Err(error) => return self.unreadable(&error),
         };
         match Decoder::new(self.outbox, &types) {
-            Ok(_) => self.ok("its columns suit the mapping"),
+            Ok(_) => self.ok(Code::Columns, "its columns suit the mapping"),
             Err(error) => {
                 for problem in error.problems {
                     let remedy = "correct outboxes.columns, or the table";
-                    self.error(problem.to_string(), remedy);
+                    self.error(Code::Columns, problem.to_string(), remedy);
                 }
             }
         }
@@ -270,7 +301,7 @@ impl Table<'_> {
 
     fn unreadable(&mut self, error: &reader::Error) {
         let remedy = "let the relay's user read the table and its log";
-        self.error(reason(error), remedy);
+        self.error(Code::Columns, reason(error), remedy);
     }
 
     fn key(&mut self, description: &TableDescription) {
@@ -279,18 +310,32 @@ impl Table<'_> {
             .map(|column| column.name.as_str())
             .collect();
         let mapped = self.outbox.columns.key.as_str();
+        let remedy = format!(
+            "use a table with PRIMARY KEY (({mapped}), …) if the order of events matters; \
+             docs/delivery-guarantees.md says what holds without"
+        );
+        // Events of one key and different types are of different aggregates.
+        let kind = self.outbox.columns.aggregate_type.as_deref();
+        let spreads = |column: &&str| *column != mapped && Some(*column) != kind;
         if !key.contains(&mapped) {
             let message = format!(
                 "its partition key is ({}) and not {mapped}, the events' key: the events of one key \
-                 lie in several streams of the log",
+                 lie in several streams of the log, and their order SHOULD NOT be relied on: only \
+                 follow.confirm ({} s) holds newer ones back",
+                key.join(", "),
+                self.config.follow.confirm.as_secs_f64()
+            );
+            return self.warning(Code::EventKey, message, remedy);
+        }
+        if let Some(more) = key.iter().find(|column| spreads(column)) {
+            let message = format!(
+                "its partition key is ({}): with another {more}, events of one {mapped} lie in another \
+                 stream of the log, and their order SHOULD NOT be relied on",
                 key.join(", ")
             );
-            let remedy = format!(
-                "use a table with PRIMARY KEY (({mapped}), …) if the order of events matters"
-            );
-            return self.warning(message, remedy);
+            return self.warning(Code::EventKey, message, remedy);
         }
-        self.ok(format!("events are ordered by {mapped}"));
+        self.ok(Code::EventKey, format!("events are ordered by {mapped}"));
         if !key.contains(&self.outbox.columns.id.as_str()) {
             self.id_in_key(description);
         }
@@ -311,7 +356,7 @@ impl Table<'_> {
                 let message = format!("{id}, the event's id, is not in its primary key");
                 let remedy = "make it a clustering column: otherwise a second event overwrites the \
                               first in one batch, and both may be one row";
-                self.warning(message, remedy);
+                self.warning(Code::EventId, message, remedy);
             }
             Some(at) if clustering[..=at].iter().any(|column| column.descending) => {
                 let message = format!(
@@ -319,7 +364,7 @@ impl Table<'_> {
                      {} in one batch in the reverse of the order of {id}",
                     self.outbox.columns.key
                 );
-                self.warning(message, remedy);
+                self.warning(Code::EventId, message, remedy);
             }
             Some(at) => {
                 let mapped = &self.outbox.columns;
@@ -335,30 +380,14 @@ impl Table<'_> {
                          the events of one batch",
                         before.name
                     );
-                    self.warning(message, remedy);
+                    self.warning(Code::EventId, message, remedy);
+                } else {
+                    self.ok(
+                        Code::EventId,
+                        format!("events of one batch are ordered by {id}"),
+                    );
                 }
             }
-        }
-    }
-
-    fn consistency(&mut self) {
-        let weak = matches!(
-            self.config.scylla.consistency,
-            Consistency::One | Consistency::LocalOne
-        );
-        let copies = self
-            .session
-            .get_cluster_state()
-            .get_keyspace(&self.name().keyspace)
-            .map(|keyspace| replicas(&keyspace.strategy));
-        if weak && copies.is_some_and(|copies| copies > 1) {
-            let remedy = "set scylla.consistency: local_quorum, and write at LOCAL_QUORUM: a read \
-                          must meet at least one replica that has the write";
-            let message = format!(
-                "is read at {}, and the keyspace has several replicas",
-                self.config.scylla.consistency
-            );
-            self.warning(message, remedy);
         }
     }
 
@@ -381,28 +410,21 @@ impl Table<'_> {
             Ok((kind, 0)) => {
                 let remedy = "wait a minute: a new cluster, or a table that was just altered, gets \
                               its streams a little later";
-                self.warning(format!("has no CDC streams yet ({kind})"), remedy);
+                self.warning(
+                    Code::Streams,
+                    format!("has no CDC streams yet ({kind})"),
+                    remedy,
+                );
             }
             Ok((kind, count)) => {
-                self.ok(format!("has CDC streams ({kind}, {count} generation(s))"));
+                let message = format!("has CDC streams ({kind}, {count} generation(s))");
+                self.ok(Code::Streams, message);
             }
             Err(error) => {
                 let remedy =
                     "let the relay's user read system, system_schema and system_distributed";
-                self.error(reason(&error), remedy);
+                self.error(Code::Streams, reason(&error), remedy);
             }
         }
-    }
-}
-
-/// The largest number of replicas in a datacenter.
-fn replicas(strategy: &scylla::cluster::metadata::Strategy) -> usize {
-    use scylla::cluster::metadata::Strategy;
-    match strategy {
-        Strategy::SimpleStrategy { replication_factor } => *replication_factor,
-        Strategy::NetworkTopologyStrategy {
-            datacenter_repfactors,
-        } => datacenter_repfactors.values().copied().max().unwrap_or(1),
-        _ => 1,
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::code::Code;
+
 /// How serious a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -20,6 +22,7 @@ pub(super) enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) level: Level,
+    pub(super) code: Code,
     /// What was looked at: a table, a topic, a cluster.
     pub(super) subject: String,
     /// What was seen.
@@ -30,16 +33,27 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    pub(super) fn ok(subject: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(super) fn ok(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             level: Level::Ok,
+            code,
             subject: subject.into(),
             message: message.into(),
             remedy: None,
         }
     }
 
+    /// What cannot be found out.
+    pub(super) fn unknown(
+        code: Code,
+        subject: impl Into<String>,
+        reason: impl fmt::Display,
+    ) -> Self {
+        Self::ok(code, subject, format!("not checked: {reason}"))
+    }
+
     pub(super) fn warning(
+        code: Code,
         subject: impl Into<String>,
         message: impl Into<String>,
         remedy: impl Into<String>,
@@ -47,18 +61,19 @@ impl Finding {
         Self {
             level: Level::Warning,
             remedy: Some(remedy.into()),
-            ..Self::ok(subject, message)
+            ..Self::ok(code, subject, message)
         }
     }
 
     pub(super) fn error(
+        code: Code,
         subject: impl Into<String>,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) -> Self {
         Self {
             level: Level::Error,
-            ..Self::warning(subject, message, remedy)
+            ..Self::warning(code, subject, message, remedy)
         }
     }
 }
@@ -76,6 +91,12 @@ impl Findings {
 
     pub(super) fn extend(&mut self, other: Self) {
         self.findings.extend(other.findings);
+    }
+
+    /// One by one.
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter()
     }
 
     /// Whether anything is of this level.
@@ -97,9 +118,14 @@ impl fmt::Display for Findings {
                 Level::Warning => "warning",
                 Level::Error => "error",
             };
-            writeln!(f, "{level:<8} {}: {}", finding.subject, finding.message)?;
+            let code = finding.code.name();
+            writeln!(
+                f,
+                "{level:<8} {code:<17} {}: {}",
+                finding.subject, finding.message
+            )?;
             if let Some(remedy) = &finding.remedy {
-                writeln!(f, "         -> {remedy}")?;
+                writeln!(f, "{:26} -> {remedy}", "")?;
             }
         }
         let (errors, warnings) = (self.count(Level::Error), self.count(Level::Warning));
@@ -117,18 +143,26 @@ mod tests {
     #[test]
     fn findings_are_shown_with_their_remedies_and_counted() {
         let mut findings = Findings::default();
-        findings.push(Finding::ok("a", "is there"));
-        assert_eq!(findings.to_string(), "ok       a: is there\nall is well\n");
-        findings.push(Finding::warning("b", "is slow", "hurry"));
-        findings.push(Finding::error("c", "is gone", "look for it"));
+        findings.push(Finding::ok(Code::Cdc, "a", "is there"));
         assert_eq!(
             findings.to_string(),
-            "ok       a: is there\nwarning  b: is slow\n         -> hurry\n\
-             error    c: is gone\n         -> look for it\nerrors: 1, warnings: 1\n"
+            "ok       cdc               a: is there\nall is well\n"
+        );
+        findings.push(Finding::warning(Code::LogTtl, "b", "is slow", "hurry"));
+        findings.push(Finding::error(Code::Table, "c", "is gone", "look for it"));
+        findings.push(Finding::unknown(Code::Topic, "d", "it is dark"));
+        assert_eq!(
+            findings.to_string(),
+            "ok       cdc               a: is there\n\
+             warning  log-ttl           b: is slow\n                           -> hurry\n\
+             error    table             c: is gone\n                           -> look for it\n\
+             ok       topic             d: not checked: it is dark\n\
+             errors: 1, warnings: 1\n"
         );
         assert!(findings.any(Level::Error));
         let json = serde_json::to_value(&findings).expect("plain data");
         assert_eq!(json["findings"][2]["remedy"], "look for it");
+        assert_eq!(json["findings"][2]["code"], "table");
         assert_eq!(json["findings"][0].get("remedy"), None);
     }
 }

@@ -11,25 +11,36 @@
 mod broker;
 #[cfg(feature = "tls")]
 mod certificates;
+mod code;
 mod database;
 mod finding;
+mod http;
 mod login;
+mod own_tables;
+mod replication;
+mod topics;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
+use code::Code;
 use finding::{Finding, Findings, Level};
 
 use super::{BAD_CONFIG, OutputFormat};
 use crate::config::path::Path;
 use crate::config::{Inspected, Outbox, Sources};
+use crate::runtime::Chain;
 
 /// Arguments of `check`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:\n  outbox-relay check --config relay.yaml\n  \
-                  outbox-relay check --config relay.yaml --output json\n\n\
-                  Exit status: 0 nothing but warnings, 1 an error, 78 an error in the configuration")]
+                  outbox-relay check --config relay.yaml --strict --output json\n\n\
+                  Exit status: 0 no error, 1 an error (with --strict: or a warning), 78 an error in the \
+                  configuration")]
 pub struct Args {
+    /// Fail on warnings too.
+    #[arg(long)]
+    pub strict: bool,
     /// Form of the output.
     #[arg(long, value_enum, default_value_t = OutputFormat::Text)]
     pub output: OutputFormat,
@@ -44,6 +55,7 @@ pub async fn run(sources: &Sources, args: &Args) -> Result<ExitCode> {
     let inspected = sources.inspect();
     let mut findings = configuration(&inspected);
     if !inspected.incomplete {
+        findings.push(http::check(&inspected.config));
         let (database, broker) = tokio::join!(
             check_database(&inspected),
             tokio::task::spawn_blocking({
@@ -62,7 +74,7 @@ pub async fn run(sources: &Sources, args: &Args) -> Result<ExitCode> {
     }
     Ok(if !inspected.problems.is_empty() {
         ExitCode::from(BAD_CONFIG)
-    } else if findings.any(Level::Error) {
+    } else if findings.any(Level::Error) || args.strict && findings.any(Level::Warning) {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
@@ -75,12 +87,14 @@ fn configuration(inspected: &Inspected) -> Findings {
         let outboxes = inspected.config.outboxes.len();
         let tables = if outboxes == 1 { "table" } else { "tables" };
         findings.push(Finding::ok(
+            Code::Configuration,
             "configuration",
             format!("is right; {outboxes} outbox {tables}"),
         ));
     }
     for problem in &inspected.problems {
         findings.push(Finding::error(
+            Code::Configuration,
             "configuration",
             problem.to_string(),
             "correct it; `outbox-relay config reference` lists every key",
@@ -106,4 +120,18 @@ fn usable_outboxes(inspected: &Inspected) -> Vec<Outbox> {
         (!broken).then(|| outbox.clone())
     };
     inspected.config.outboxes.iter().filter_map(names).collect()
+}
+
+/// The error and its sources, without what repeats the one before.
+fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    Chain(error).to_string()
+}
+
+/// What lies behind an error: the driver wraps "connection refused" many times.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
 }

@@ -298,21 +298,18 @@ fn print(plans: &[Plan], args: &Args, done: bool) -> Result<()> {
 }
 
 fn text(plan: &Plan, done: bool) -> String {
-    let would = if done { "will be" } else { "would be" };
     let bound = if plan.complete { "" } else { "at least " };
+    let (goes, again, given_up) = if done {
+        ("goes", "published again", "given up")
+    } else {
+        ("would go", "would be published again", "would be given up")
+    };
+    let events = |count: u64| format!("{bound}{count} event(s)");
     let lines = [
-        format!(
-            "{}: {} on at {}",
-            plan.table,
-            if done { "goes" } else { "would go" },
-            rfc3339(plan.to)
-        ),
-        format!("  stream groups              {}", plan.groups),
-        format!("  {would} published again  {bound}{} event(s)", plan.again),
-        format!(
-            "  {would} given up         {bound}{} event(s)",
-            plan.skipped
-        ),
+        format!("{}: {goes} on at {}", plan.table, rfc3339(plan.to)),
+        format!("  {:<24}  {}", "stream groups", plan.groups),
+        format!("  {again:<24}  {}", events(plan.again)),
+        format!("  {given_up:<24}  {}", events(plan.skipped)),
     ];
     lines.map(|line| line + "\n").concat()
 }
