@@ -5,7 +5,7 @@
 #   release/build.sh [FOLDER]     writes to FOLDER (default: target/dist-out)
 #
 # Needs Rust, a C toolchain, make and Perl (for OpenSSL). SOURCE_DATE_EPOCH dates the files (default:
-# the last commit); the same sources, toolchain and paths give the same bytes.
+# the last commit), for the same sources, toolchain and paths to give the same bytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

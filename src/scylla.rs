@@ -198,16 +198,40 @@ async fn connect_by_tls(
         source,
     })?;
     let session = builder.tls_context(Some(context)).build().await;
-    let session = session.map_err(|source| Error::Connect {
-        nodes: nodes(),
-        refused: verdicts.last().map(|refusal| Refused {
+    let session = session.map_err(|source| {
+        let refused = verdicts.last().map(|refusal| Refused {
             reason: refusal.to_string(),
             remedy: refusal.remedy(),
-        }),
-        source,
+        });
+        Error::Connect {
+            nodes: nodes(),
+            refused: refused.or_else(|| ended(&source, tls)),
+            source,
+        }
     })?;
     verdicts.connected();
     Ok(session)
+}
+
+/// A node that took the handshake and then ended the connection: TLS 1.3 judges the certificates of
+/// clients after it, and of the alert that says so the driver keeps nothing.
+#[cfg(feature = "tls")]
+fn ended(error: &NewSessionError, tls: &config::Tls) -> Option<Refused> {
+    let broken = Chain(error).to_string().contains("Connection broken");
+    let remedy = match tls.identity {
+        None => {
+            "if the cluster asks for certificates (require_client_auth in client_encryption_options), \
+             set scylla.tls.cert_file and key_file"
+        }
+        Some(_) => {
+            "the cluster may not take scylla.tls.cert_file: have it signed by an authority of the \
+             truststore in client_encryption_options, and see that it has not expired"
+        }
+    };
+    broken.then(|| Refused {
+        reason: "the node ended the connection after the handshake of TLS".to_owned(),
+        remedy,
+    })
 }
 
 /// A table as `system_schema` describes it.

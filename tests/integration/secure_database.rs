@@ -220,7 +220,7 @@ async fn a_login_that_is_refused_is_told_with_a_remedy() -> Result<()> {
     told(
         "no certificate",
         &found,
-        &[],
+        &["ended the connection"],
         "scylla.tls.cert_file and key_file",
     );
 
