@@ -45,6 +45,7 @@ impl Loaded {
             differing("", &old, &new, &mut keys);
         }
         let (old, new) = (&self.config, &newer.config);
+        // Passwords, tokens and certificates come from files, too: another content is a change.
         let secrets = [
             (
                 "http.admin_token",
@@ -54,6 +55,7 @@ impl Loaded {
                 "scylla.password",
                 old.scylla.password != new.scylla.password,
             ),
+            ("scylla.tls", old.scylla.tls != new.scylla.tls),
             (
                 "kafka.properties",
                 old.kafka.properties != new.kafka.properties,

@@ -33,3 +33,4 @@ mod secure_kafka;
 mod status;
 mod stop;
 mod support;
+mod systemd;

@@ -62,7 +62,7 @@ impl Broker {
 enum Source {
     Given,
     Container { _running: Box<container::Running> },
-    Maven(Node),
+    Maven(Box<Node>),
 }
 
 /// A broker behind a proxy. The relay begins at the proxy, and all that the broker tells it leads
@@ -140,7 +140,7 @@ pub(crate) async fn node_broker(case: &str) -> Option<Arc<Broker>> {
         return Some(shared);
     }
     let node = own_node(case).await?;
-    let broker = Broker::new(node.bootstrap(), Source::Maven(node));
+    let broker = Broker::new(node.bootstrap(), Source::Maven(Box::new(node)));
     Some(Arc::new(broker))
 }
 
@@ -203,7 +203,7 @@ async fn start() -> Result<Broker> {
         return Ok(Broker::new(bootstrap, source));
     }
     let node = tokio::task::spawn_blocking(Node::lasting).await??;
-    Ok(Broker::new(node.bootstrap(), Source::Maven(node)))
+    Ok(Broker::new(node.bootstrap(), Source::Maven(Box::new(node))))
 }
 
 async fn wait_until_ready(bootstrap: &str) -> Result<()> {
