@@ -1,6 +1,7 @@
 //! What the relay tells and takes over HTTP, as a process with a genuine broker.
 
 use crate::support::bench::{Bench, Setup};
+use crate::support::collector::Record;
 use crate::support::database::Database;
 use crate::support::http::{Client, TOKEN};
 use crate::support::traffic::{Plan, tables};
@@ -225,7 +226,7 @@ async fn listed(client: &Client, query: &str, count: usize) -> Result<Vec<Value>
     let mut letters = Vec::new();
     until("dead letters are listed", async || {
         let list = client.json(&format!("/api/dead-letters{query}")).await?;
-        letters = list["dead_letters"].as_array().context("a list")?.clone();
+        letters.clone_from(list["dead_letters"].as_array().context("a list")?);
         Ok(letters.len() == count)
     })
     .await?;
@@ -323,7 +324,7 @@ async fn a_dead_letter_is_found_understood_and_replayed() -> Result<()> {
     );
     listed(&client, "", 0).await?;
     let records = bench.collector.all().await?;
-    let ids: Vec<String> = records.iter().map(|record| record.id()).collect();
+    let ids: Vec<String> = records.iter().map(Record::id).collect();
     assert_eq!(
         ids,
         [poison, after],

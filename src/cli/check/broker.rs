@@ -85,7 +85,12 @@ fn unreachable(subject: String, error: &KafkaError, heard: &Heard) -> Finding {
     let remedy = "start the broker, or correct kafka.brokers; with TLS or SASL, look at \
                   security.protocol and the credentials in kafka.properties; the brokers' advertised \
                   listeners must be reachable from here too";
-    Finding::error(Code::KafkaConnection, subject, message, known.unwrap_or(remedy))
+    Finding::error(
+        Code::KafkaConnection,
+        subject,
+        message,
+        known.unwrap_or(remedy),
+    )
 }
 
 /// What Kafka says of itself and of the topics.

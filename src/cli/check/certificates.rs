@@ -30,7 +30,12 @@ fn lasts(pem: &Pem, days: i64) -> Finding {
             format!("one has expired {} days ago", -days),
             remedy,
         ),
-        0..SOON_DAYS => Finding::warning(Code::Certificates, subject, format!("one expires in {days} days"), remedy),
+        0..SOON_DAYS => Finding::warning(
+            Code::Certificates,
+            subject,
+            format!("one expires in {days} days"),
+            remedy,
+        ),
         _ => Finding::ok(Code::Certificates, subject, format!("last {days} days")),
     }
 }

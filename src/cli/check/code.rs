@@ -13,6 +13,7 @@ pub(super) enum Code {
     /// ScyllaDB lets us in.
     ScyllaConnection,
     /// Certificates that the connections rest on are valid.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "none are used"))]
     Certificates,
     /// `scylla.datacenter` exists.
     Datacenter,

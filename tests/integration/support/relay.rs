@@ -112,10 +112,7 @@ impl Relay {
 
     /// Starts the relay with further variables of the environment and does not wait.
     pub(crate) fn launch_in(&self, variables: &[(&str, &str)]) -> Result<RelayProcess> {
-        self.spawn(
-            Command::new(BINARY).envs(variables.iter().copied()),
-            &[],
-        )
+        self.spawn(Command::new(BINARY).envs(variables.iter().copied()), &[])
     }
 
     /// Starts the relay with further arguments and does not wait.
