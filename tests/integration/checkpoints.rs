@@ -306,11 +306,13 @@ async fn earliest_publishes_all_that_the_log_has() -> Result<()> {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--allow-expired"));
     let bounded = ["--to", "earliest", "--count-limit", "10", "--dry-run"];
     let dry = json(&bench, &[&["checkpoint", "reset"][..], &bounded].concat()).await?;
+    // A lower bound, or exact where a summary above W has to be read to its end anyway.
     let first = &dry["tables"][0];
-    assert_eq!(
-        (&first["exact"], &first["skipped"]),
-        (&false.into(), &0.into())
+    assert!(
+        first["published_again"].as_u64() <= Some(all.len() as u64),
+        "{dry:#}"
     );
+    assert_eq!(first["skipped"], 0);
 
     bench
         .relay
