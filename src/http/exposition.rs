@@ -176,7 +176,7 @@ fn encode(encoder: &mut MetricEncoder<'_>, sample: &Sample) -> Result<(), std::f
         Sample::Gauge(value) => encoder.encode_gauge(value),
         Sample::Histogram(counts) => {
             let bounds = counts.bounds.iter().map(|bound| *bound as f64 / 1e6);
-            let bounds = bounds.chain([f64::MAX]);
+            let bounds = bounds.chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts.buckets.iter().copied()).collect();
             let sum = counts.sum_micros as f64 / 1e6;
             encoder.encode_histogram::<NoLabelSet>(sum, counts.count(), &buckets, None)

@@ -193,8 +193,9 @@ fn tables(current: &Current, live: Option<&Live>, parts: &[PartStatus]) -> Vec<T
         let failed = parts
             .iter()
             .any(|part| part.part == source && matches!(part.state, health::State::Failed(_)));
+        let resting = watched.is_none_or(|watched| watched.progress.is_resting());
         let state = if current.hooks.pauses.is_paused(&table) {
-            "paused"
+            if resting { "paused" } else { "pausing" }
         } else if failed {
             "failed"
         } else if seen.is_none() {

@@ -289,11 +289,10 @@ impl<'c, O: OpenIntake> Running<'c, O> {
         let mut now_phase = *phase.borrow_and_update();
         let mut pause = self.context.pause.clone();
         while now_phase < Phase::Finishing {
-            let reading = if pause.is_paused() {
-                Phase::Draining
-            } else {
-                now_phase
-            };
+            let paused = pause.is_paused();
+            let reading = if paused { Phase::Draining } else { now_phase };
+            let still = self.reads.is_empty() && self.sweeps.tasks.is_empty();
+            self.context.progress.rests(paused && still);
             let wake = self.start_reads(reading).min(self.start_sweep(reading));
             tokio::select! {
                 () = pause.changed() => {}

@@ -32,7 +32,7 @@ async fn systemd_hears_of_start_life_reload_and_stop() -> Result<()> {
     let socket = UnixDatagram::bind(&path)?;
     let path = path.to_str().context("a path of text")?;
     let variables = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "200000")];
-    let relay = bench.relay.launch_in(&variables)?;
+    let mut relay = bench.relay.launch_in(&variables)?;
     heard(&socket, "READY=1").await?;
     heard(&socket, "WATCHDOG=1").await?;
     heard(&socket, "STATUS=ready; 0 events published").await?;
@@ -43,5 +43,6 @@ async fn systemd_hears_of_start_life_reload_and_stop() -> Result<()> {
     heard(&socket, "READY=1").await?;
     relay.signal("TERM").await?;
     heard(&socket, "STOPPING=1").await?;
-    relay.stop().await
+    assert!(relay.ended().await?.success());
+    Ok(())
 }

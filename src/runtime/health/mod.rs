@@ -93,6 +93,7 @@ pub struct Progress {
     failing_groups: AtomicUsize,
     failed_saves: AtomicU64,
     unlogged: AtomicBool,
+    resting: AtomicBool,
     /// Seconds until rows that are not settled expire, plus one; zero if there is time enough.
     expires: AtomicU64,
     /// How late rows have appeared.
@@ -115,6 +116,16 @@ impl Progress {
     /// Writes to the table are logged, or not.
     pub fn logged(&self, logged: bool) {
         self.unlogged.store(!logged, Ordering::Relaxed);
+    }
+
+    /// The table is paused and no read of it is under way, or not.
+    pub fn rests(&self, resting: bool) {
+        self.resting.store(resting, Ordering::Relaxed);
+    }
+
+    /// Whether the table is paused and no read of it is under way.
+    pub fn is_resting(&self) -> bool {
+        self.resting.load(Ordering::Relaxed)
     }
 
     /// How long the rows that are not settled yet stay in the log.

@@ -56,10 +56,12 @@ impl Client {
         }
     }
 
-    /// What of the relay's configuration makes it listen there.
+    /// What of the relay's configuration makes it listen there, and patient: nothing of what these
+    /// cases look at should rest on a slow machine's timeouts.
     pub(crate) fn configuration(&self) -> String {
         format!(
-            "http: {{ listen: \"{}\", admin_token: {TOKEN} }}\n",
+            "http: {{ listen: \"{}\", admin_token: {TOKEN} }}\n\
+             retry: {{ attempt_timeout: 1m }}\nshutdown: {{ drain_timeout: 1m }}\n",
             self.address
         )
     }
