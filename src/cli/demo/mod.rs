@@ -271,10 +271,11 @@ struct Refusal<'b> {
 }
 
 impl Refusal<'_> {
-    /// One request is refused, with all events in it.
+    /// Some dozens of requests are refused: a refused event travels once more, alone, by a producer
+    /// that has to connect first, before it counts as refused itself.
     fn refuse(&self) {
-        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
-        self.broker.request_errors(RDKafkaApiKey::Produce, &[error]);
+        let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD;
+        (self.broker).request_errors(RDKafkaApiKey::Produce, &[error; 40]);
     }
 }
 
