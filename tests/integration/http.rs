@@ -497,3 +497,63 @@ async fn the_server_answers_while_the_database_does_not() -> Result<()> {
     .await?;
     relay.stop().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hostile_requests_are_bounded_and_refused() -> Result<()> {
+    let Some(broker) = kafka::broker("hostile HTTP requests").await else {
+        return Ok(());
+    };
+    let client = Client::new()?;
+    let bench = bench(&broker, &client, "").await?;
+    let tight = client.configuration().replace(
+        "http: {",
+        "http: { max_connections: 3, request_timeout: 300ms,",
+    );
+    bench.relay.reconfigure(&tight)?;
+    let relay = bench.relay.start().await?;
+    client.listens().await?;
+
+    let none = client.raw(b"\x16\x03\x01 this is no HTTP\r\n\r\n").await?;
+    assert!(
+        none.is_empty() || none.starts_with("HTTP/1.1 400"),
+        "{none}"
+    );
+    let long = format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(200_000));
+    let refused = client.raw(long.as_bytes()).await?;
+    let too_long = refused.starts_with("HTTP/1.1 414") || refused.starts_with("HTTP/1.1 431");
+    assert!(refused.is_empty() || too_long, "{refused}");
+    // A request that never ends is given up, and so is a body that never comes.
+    let unfinished = client.raw(b"GET /livez HTTP/1.1\r\nhost: a\r\n").await?;
+    assert!(!unfinished.contains(" 200 "), "{unfinished}");
+    let token = format!("authorization: Bearer {TOKEN}\r\ncontent-type: application/json\r\n");
+    let body = format!(
+        "POST /api/dead-letters/discard HTTP/1.1\r\nhost: a\r\n{token}content-length: 50\r\n\r\n{{"
+    );
+    let late = client.raw(body.as_bytes()).await?;
+    assert!(
+        late.starts_with("HTTP/1.1 504") || late.starts_with("HTTP/1.1 408"),
+        "{late}"
+    );
+
+    // Whoever takes all connections and says nothing loses them; the others are served then.
+    let mut idle = Vec::new();
+    for _ in 0..6 {
+        idle.push(client.connect().await?);
+    }
+    until("somebody else is served", async || {
+        Ok(client
+            .get("/livez")
+            .await
+            .is_ok_and(|answer| answer.status == 200))
+    })
+    .await?;
+    drop(idle);
+    // None of it has disturbed the relay.
+    let plan = Plan {
+        events: 100,
+        keys: 10,
+        ahead: 100,
+    };
+    bench.write_and_arrive(plan).await?;
+    relay.stop().await
+}

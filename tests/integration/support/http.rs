@@ -103,6 +103,21 @@ impl Client {
         })
     }
 
+    /// A connection, and nothing more.
+    pub(crate) async fn connect(&self) -> Result<TcpStream> {
+        Ok(TcpStream::connect(&self.address).await?)
+    }
+
+    /// Sends bytes, and takes what comes until the server closes the connection.
+    pub(crate) async fn raw(&self, bytes: &[u8]) -> Result<String> {
+        let mut stream = self.connect().await?;
+        // The server may close before it has read all, or answered.
+        let _ = stream.write_all(bytes).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
         self.ask("GET", path, "", "").await
     }
