@@ -19,6 +19,7 @@ Needs Python 3.9 and nothing else. Ends with status 1 if anything is wrong, and 
 """
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -360,7 +361,13 @@ class Binary:
             call = [self.path, "config", "print", "--config", str(file)]
             if not re.search(r"^outboxes:", code, re.M):
                 call += ["--set", 'outboxes=[{"table":"a.b"}]']
-            run = subprocess.run(call, capture_output=True, text=True, timeout=60)
+            # As under systemd: a folder of credentials, whose files are made up.
+            credentials = Path(folder) / "credentials"
+            credentials.mkdir()
+            for name in re.findall(r"\$\{CREDENTIALS_DIRECTORY\}/([\w.-]+)", code):
+                (credentials / name).write_text("0123456789abcdef", encoding="utf-8")
+            env = {**os.environ, "CREDENTIALS_DIRECTORY": str(credentials)}
+            run = subprocess.run(call, capture_output=True, text=True, timeout=60, env=env)
             if run.returncode == 0:
                 return []
             lines = [line.strip().replace(str(file), "example") for line in run.stderr.splitlines()[1:]]

@@ -138,7 +138,8 @@ impl Base {
         config.breaker.open_for = Duration::from_millis(5);
         config.dead_letters.max_parked_keys = NonZeroUsize::new(10_000).expect("not zero");
         let (sink, control) = ScriptedSink::new(script);
-        let made = pipeline::new(&config, Box::new(sink), Arc::new(Metrics::default()));
+        let metrics = Arc::new(Metrics::default());
+        let made = pipeline::new(&config, Box::new(sink), Arc::clone(&metrics));
         let (handle, pipeline) = made.expect("the sink opens");
         let tables = vec![TABLE.to_owned()];
         let loaded = self.load().await;
@@ -164,6 +165,7 @@ impl Base {
             control,
             settle,
             settled,
+            metrics,
             _phase: phase,
             run,
         }
@@ -234,6 +236,7 @@ struct Relay {
     settled: mpsc::UnboundedReceiver<Settled>,
     _phase: watch::Sender<Phase>,
     run: JoinSet<Summary>,
+    metrics: Arc<Metrics>,
 }
 
 impl Relay {
@@ -704,6 +707,11 @@ async fn a_start_takes_up_parked_keys_and_replays_what_needs_no_person() {
     assert_eq!((loaded.parking.len(), loaded.exhausted), (2, true));
     let relay = base.relay(delivering()).await;
     assert!(relay.is_parked("failed").await && relay.is_parked("parked").await);
+    assert_eq!(
+        relay.metrics.parked_keys.get(),
+        2,
+        "they are counted at once"
+    );
     relay.submit("parked", 2).await;
     let done = relay.by_itself().await;
     let of = |key: &str| {

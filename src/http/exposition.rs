@@ -504,6 +504,10 @@ impl<'s> Seen<'s> {
 
     fn of_tasks(&self) -> Vec<Family> {
         let m = self.metrics;
+        let failed = self.health.parts.iter().filter(|part| {
+            matches!(part.part, health::Part::Task(_))
+                && matches!(part.state, health::State::Failed(_))
+        });
         vec![
             Family::counter(
                 "checkpoints",
@@ -528,7 +532,7 @@ impl<'s> Seen<'s> {
             Family::gauge(
                 "failed_tasks",
                 "Tasks that are reported as failed now.",
-                m.failed_tasks.get() as f64,
+                failed.count() as f64,
             ),
             Family::counters(
                 "config_reloads",

@@ -86,6 +86,8 @@ impl Pipeline {
     ) -> Result<Self, OpenError> {
         let (reporter, reports) = Reports::channel();
         sink.open(reporter.clone())?;
+        // The counters may be those of a pipeline before this one.
+        metrics.breaker_state.set(0);
         Ok(Self {
             input,
             input_open: true,
@@ -111,6 +113,7 @@ impl Pipeline {
         let metrics = Arc::clone(&self.metrics);
         self.keeper = Some(Keeper::new(dead_letters.keep, metrics));
         self.core.keep_dead_letters(dead_letters.parking);
+        self.metrics.parked_keys.set(self.core.parked_keys() as u64);
         self.tables = dead_letters.tables;
         self
     }

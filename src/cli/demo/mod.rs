@@ -39,6 +39,7 @@ use crate::runtime::health::Board;
 use crate::runtime::{self, signals::StopSignals};
 use crate::scylla as cluster;
 use crate::telemetry::LogLevel;
+use crate::telemetry::metrics::Metrics;
 
 const KEYSPACE: &str = "shop";
 const TOPIC: &str = "outbox.event.order";
@@ -130,6 +131,8 @@ pub async fn run(args: &Args, logs: LogLevel) -> Result<()> {
         refusal: args.refuse.map(|after| Refusal {
             after,
             broker: &broker,
+            metrics: Arc::clone(&hooks.metrics),
+            begun: false,
         }),
     };
     let written = watcher.follow(args, service, &signals).await;
@@ -268,15 +271,34 @@ async fn replay_what_is_left(hooks: &runtime::Hooks) -> Result<()> {
 struct Refusal<'b> {
     after: u64,
     broker: &'b MockCluster<'static, DefaultProducerContext>,
+    metrics: Arc<Metrics>,
+    begun: bool,
 }
 
 impl Refusal<'_> {
-    /// Some dozens of requests are refused: a refused event travels once more, alone, by a producer
-    /// that has to connect first, before it counts as refused itself.
-    fn refuse(&self) {
+    /// Has some requests refused after each event that was published, until there is a dead letter:
+    /// a refused event travels once more, alone, before it counts as refused itself.
+    fn refuse(&mut self) -> Refusing {
+        if self.metrics.dead_letters_permanent.get() > 0 {
+            self.broker.clear_request_errors(RDKafkaApiKey::Produce);
+            return Refusing::Ends;
+        }
         let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD;
-        (self.broker).request_errors(RDKafkaApiKey::Produce, &[error; 40]);
+        (self.broker).request_errors(RDKafkaApiKey::Produce, &[error; 4]);
+        if std::mem::replace(&mut self.begun, true) {
+            Refusing::GoesOn
+        } else {
+            Refusing::Begins
+        }
     }
+}
+
+/// How far a refusal has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusing {
+    Begins,
+    GoesOn,
+    Ends,
 }
 
 /// Matches what is written with what arrives, and prints it.
@@ -350,11 +372,14 @@ impl Watcher<'_> {
         let delivered = self.report.arrived(arrival);
         self.print(delivered);
         let published = self.report.delivered();
-        if let Some(refusal) = self.refusal.take_if(|refusal| published >= refusal.after) {
-            refusal.refuse();
-            (self.say)(
-                "broker     refuses some events from here: they become dead letters".to_owned(),
-            );
+        let due = |refusal: &&mut Refusal<'_>| published >= refusal.after;
+        match self.refusal.as_mut().filter(due).map(Refusal::refuse) {
+            None | Some(Refusing::GoesOn) => {}
+            Some(Refusing::Begins) => (self.say)("broker     refuses some events".to_owned()),
+            Some(Refusing::Ends) => {
+                (self.say)("broker     takes all events again; see the dead letters".to_owned());
+                self.refusal = None;
+            }
         }
     }
 
