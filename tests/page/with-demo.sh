@@ -27,7 +27,7 @@ wait_for() { # wait_for WHAT COMMAND...: until the command succeeds, two minutes
 wait_for "the page's address" grep -q '^page ' "$log"
 page=$(awk '/^page / { print $2 }' "$log")
 config=$(awk '/^shell / { print $NF }' "$log")
-has_letter() { "$relay" dead-letters list --config "$config" --reason permanent --output json 2>/dev/null | grep -q .; }
+has_letter() { [ -n "$("$relay" dead-letters list --config "$config" --reason permanent --output json 2>/dev/null)" ]; }
 wait_for "a dead letter" has_letter
 
 RELAY_URL="${page%%#*}" RELAY_TOKEN="${page##*#token=}" bash "$here/run.sh"
