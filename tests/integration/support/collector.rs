@@ -146,12 +146,23 @@ fn held(consumer: &StreamConsumer, topics: &[String]) -> Result<usize> {
     let mut held = 0;
     for topic in topics {
         for partition in 0..PARTITIONS {
-            let (low, high) =
-                consumer.fetch_watermarks(topic, partition, Duration::from_secs(30))?;
+            let (low, high) = watermarks(consumer, topic, partition)?;
             held += usize::try_from(high - low)?;
         }
     }
     Ok(held)
+}
+
+/// First and next offset of a partition, which a broker on a busy machine may take a while to lead.
+fn watermarks(consumer: &StreamConsumer, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    let deadline = Instant::now() + STALL;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, Duration::from_secs(30)) {
+            Err(error) if Instant::now() > deadline => return Err(error.into()),
+            Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            Ok(watermarks) => return Ok(watermarks),
+        }
+    }
 }
 
 async fn read(
