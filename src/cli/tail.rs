@@ -115,11 +115,7 @@ fn find(config: &Config, table: &str) -> Result<Arc<Outbox>> {
         .iter()
         .find(|outbox| outbox.table.to_string() == table);
     let Some(outbox) = found else {
-        let known: Vec<String> = config
-            .outboxes
-            .iter()
-            .map(|o| o.table.to_string())
-            .collect();
+        let known = config.tables();
         bail!(
             "no outbox table {table} is configured; there are: {}",
             known.join(", ")

@@ -42,6 +42,14 @@ pub struct Config {
     pub supervision: Supervision,
 }
 
+impl Config {
+    /// Names of the outbox tables, in their order.
+    pub fn tables(&self) -> Vec<String> {
+        let outboxes = self.outboxes.iter();
+        outboxes.map(|outbox| outbox.table.to_string()).collect()
+    }
+}
+
 /// Who this relay is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {

@@ -90,6 +90,19 @@ pub struct Order {
     pub asked_at: i64,
 }
 
+impl Order {
+    /// To publish whatever there is, without a person's wish.
+    pub fn replay_all() -> Self {
+        Self {
+            action: Action::Replay,
+            filter: Filter::default(),
+            rate: None,
+            dry_run: false,
+            asked_at: 0,
+        }
+    }
+}
+
 /// What was done so far, or would be done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {

@@ -15,8 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use uuid::Uuid;
 
 use super::extent::Asked;
-use super::filter::Filter;
-use super::replay::{Action, Error, Order, Progress, Replayer};
+use super::replay::{Error, Order, Progress, Replayer};
 use super::requests::{Report, Requests, State};
 use crate::config;
 use crate::retry::breaker;
@@ -115,13 +114,7 @@ impl Task {
     }
 
     async fn by_itself(&self, exhausted: &mut Exhausted) -> Result<(), Error> {
-        let order = Order {
-            action: Action::Replay,
-            filter: Filter::default(),
-            rate: None,
-            dry_run: false,
-            asked_at: 0,
-        };
+        let order = Order::replay_all();
         self.replayer.recoder.forget().await;
         let (progress, _) = watch::channel(Progress::default());
         let replayed = self

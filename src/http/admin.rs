@@ -18,9 +18,10 @@ use super::answer::Refusal;
 use super::status::now_micros;
 use crate::config;
 use crate::dead_letters::filter::Filter;
+use crate::dead_letters::find::Find;
 use crate::dead_letters::replay::{Action, Order};
 use crate::dead_letters::types::Types;
-use crate::dead_letters::{DeadLetter, Reason, find, view};
+use crate::dead_letters::{DeadLetter, Reason, view};
 use crate::runtime::Live;
 use crate::runtime::daemon::Current;
 
@@ -34,11 +35,6 @@ impl Current {
     fn live(&self) -> Result<Live, Refusal> {
         let live = self.hooks.live.borrow().clone();
         live.ok_or_else(|| Refusal::later("the relay is not connected yet, or it stops"))
-    }
-
-    fn tables(&self) -> Vec<String> {
-        let outboxes = self.config.outboxes.iter();
-        outboxes.map(|outbox| outbox.table.to_string()).collect()
     }
 }
 
@@ -111,12 +107,16 @@ pub(super) async fn list(
     if let Some(table) = &filter.table {
         current.known(table)?;
     }
-    let found = find::first(&live.letters, &current.tables(), &filter, limit).await;
-    let (letters, more) = found.map_err(|error| Refusal::failed(&error))?;
-    let letters: Vec<Value> = letters
-        .iter()
-        .map(|letter| Value::Object(view::outline(letter)))
-        .collect();
+    let tables = current.config.tables();
+    let mut find = Find::new(&live.letters, &tables, &filter);
+    let (mut letters, mut more) = (Vec::new(), false);
+    while let Some(letter) = find.next().await.map_err(|error| Refusal::failed(&error))? {
+        more = letters.len() == limit;
+        if more {
+            break;
+        }
+        letters.push(Value::Object(view::outline(&letter)));
+    }
     Ok(Json(json!({ "dead_letters": letters, "more": more })))
 }
 
@@ -131,12 +131,15 @@ pub(super) async fn show(
         id: Some(id.clone()),
         ..Filter::default()
     };
-    let found = find::first(&live.letters, &current.tables(), &filter, OF_ONE_ID).await;
-    let (outlines, _) = found.map_err(|error| Refusal::failed(&error))?;
+    let tables = current.config.tables();
+    let mut find = Find::new(&live.letters, &tables, &filter);
     let mut types = Types::new(live.session.clone(), current.config.clone());
     let mut letters = Vec::new();
-    for outline in &outlines {
-        let letter = live.letters.get(outline).await;
+    while let Some(outline) = find.next().await.map_err(|error| Refusal::failed(&error))? {
+        if letters.len() == OF_ONE_ID {
+            break;
+        }
+        let letter = live.letters.get(&outline).await;
         // It may be gone meanwhile.
         if let Some(letter) = letter.map_err(|error| Refusal::failed(&error))? {
             letters.push(whole(&letter, &mut types).await);

@@ -4,18 +4,20 @@
 //! of both formats and of `docs/metrics.md`. Labels are names of tables and words of this file:
 //! never a key.
 
+mod family;
+mod process;
+
 use std::fmt::Write as _;
 
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, MetricEncoder, NoLabelSet, prometheus_text, text,
-};
-use prometheus_client::metrics::MetricType;
+use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::{Registry, Unit};
+
+use family::{Families, Family};
+use process::Process;
 
 use super::State;
 use super::status::{Distances, now_micros};
@@ -27,163 +29,6 @@ use crate::telemetry::metrics::Metrics;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const PREFIX: &str = "outbox_relay_";
-
-/// A value of a family.
-#[derive(Debug, Clone, PartialEq)]
-enum Sample {
-    Counter(u64),
-    /// A counter of seconds.
-    Time(f64),
-    Gauge(f64),
-    Histogram(Counts),
-}
-
-type Labels = Vec<(&'static str, String)>;
-
-/// Values of one name, apart by their labels.
-#[derive(Debug, Clone, PartialEq)]
-struct Family {
-    /// Without prefix, unit and `_total`.
-    name: String,
-    unit: Option<Unit>,
-    help: &'static str,
-    kind: MetricType,
-    /// The label by which they differ.
-    label: Option<&'static str>,
-    samples: Vec<(Labels, Sample)>,
-}
-
-impl Family {
-    fn new(name: &str, help: &'static str, kind: MetricType) -> Self {
-        Self {
-            name: format!("{PREFIX}{name}"),
-            unit: None,
-            help,
-            kind,
-            label: None,
-            samples: Vec::new(),
-        }
-    }
-
-    fn counter(name: &str, help: &'static str, value: u64) -> Self {
-        let mut family = Self::new(name, help, MetricType::Counter);
-        family.samples.push((Labels::new(), Sample::Counter(value)));
-        family
-    }
-
-    fn gauge(name: &str, help: &'static str, value: f64) -> Self {
-        let mut family = Self::new(name, help, MetricType::Gauge);
-        family.samples.push((Labels::new(), Sample::Gauge(value)));
-        family
-    }
-
-    fn in_unit(mut self, unit: Unit) -> Self {
-        self.unit = Some(unit);
-        self
-    }
-
-    /// A name that others give to every process.
-    fn of_the_process(mut self) -> Self {
-        self.name = self.name.trim_start_matches(PREFIX).to_owned();
-        self
-    }
-
-    /// Values that differ by `label`.
-    fn by<L: Into<String>>(
-        mut self,
-        label: &'static str,
-        samples: impl IntoIterator<Item = (L, Sample)>,
-    ) -> Self {
-        self.label = Some(label);
-        let samples = samples.into_iter();
-        self.samples = samples
-            .map(|(value, sample)| (vec![(label, value.into())], sample))
-            .collect();
-        self
-    }
-
-    fn counters<L: Into<String>>(
-        name: &str,
-        help: &'static str,
-        label: &'static str,
-        samples: impl IntoIterator<Item = (L, u64)>,
-    ) -> Self {
-        let samples = samples
-            .into_iter()
-            .map(|(of, value)| (of, Sample::Counter(value)));
-        Self::new(name, help, MetricType::Counter).by(label, samples)
-    }
-
-    fn gauges<L: Into<String>>(
-        name: &str,
-        help: &'static str,
-        label: &'static str,
-        samples: impl IntoIterator<Item = (L, f64)>,
-    ) -> Self {
-        let samples = samples
-            .into_iter()
-            .map(|(of, value)| (of, Sample::Gauge(value)));
-        Self::new(name, help, MetricType::Gauge).by(label, samples)
-    }
-
-    fn histograms<L: Into<String>>(
-        name: &str,
-        help: &'static str,
-        label: &'static str,
-        samples: impl IntoIterator<Item = (L, Counts)>,
-    ) -> Self {
-        let samples = samples
-            .into_iter()
-            .map(|(of, value)| (of, Sample::Histogram(value)));
-        Self::new(name, help, MetricType::Histogram)
-            .by(label, samples)
-            .in_unit(Unit::Seconds)
-    }
-
-    /// The name under which it is found.
-    fn full_name(&self) -> String {
-        let unit = self
-            .unit
-            .as_ref()
-            .map_or(String::new(), |unit| format!("_{}", unit.as_str()));
-        let total = if matches!(self.kind, MetricType::Counter) {
-            "_total"
-        } else {
-            ""
-        };
-        format!("{}{unit}{total}", self.name)
-    }
-
-    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let unit = self.unit.as_ref();
-        let mut encoder = encoder.encode_descriptor(&self.name, self.help, unit, self.kind)?;
-        for (labels, sample) in &self.samples {
-            if labels.is_empty() {
-                encode(&mut encoder, sample)?;
-            } else {
-                encode(&mut encoder.encode_family(labels)?, sample)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn encode(encoder: &mut MetricEncoder<'_>, sample: &Sample) -> Result<(), std::fmt::Error> {
-    match sample {
-        Sample::Counter(value) => encoder.encode_counter::<NoLabelSet, _, u64>(value, None),
-        Sample::Time(value) => encoder.encode_counter::<NoLabelSet, _, u64>(value, None),
-        Sample::Gauge(value) => encoder.encode_gauge(value),
-        Sample::Histogram(counts) => {
-            let bounds = counts.bounds.iter().map(|bound| *bound as f64 / 1e6);
-            let bounds = bounds.chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts.buckets.iter().copied()).collect();
-            let sum = counts.sum_micros as f64 / 1e6;
-            encoder.encode_histogram::<NoLabelSet>(sum, counts.count(), &buckets, None)
-        }
-    }
-}
-
 /// What the families are made from.
 struct Seen<'s> {
     metrics: &'s Metrics,
@@ -263,18 +108,18 @@ impl<'s> Seen<'s> {
         let parts = self.health.parts.iter();
         let parts = parts.map(|part| (part.part.to_string(), state(&part.state)));
         vec![
-            Family::gauges(
+            Family::by(
                 "build_info",
                 "Always 1; the version of the relay.",
                 "version",
                 [(env!("CARGO_PKG_VERSION"), 1.0)],
             ),
-            Family::gauge(
+            Family::one(
                 "ready",
                 "1 if the relay is ready, as /readyz says.",
                 f64::from(u8::from(self.health.ready)),
             ),
-            Family::gauges(
+            Family::by(
                 "part_state",
                 "How a part fares: 0 ok, 1 degraded (a person should look), 2 failed.",
                 "part",
@@ -291,7 +136,7 @@ impl<'s> Seen<'s> {
             .map(|(stage, histogram)| (stage, histogram.counts()));
         let (events, bytes) = self.in_flight;
         vec![
-            Family::counters(
+            Family::by(
                 "events",
                 "Events by outcome: read from the log and handed on, published (acknowledged by all \
                  in-sync replicas), dead_lettered, or repeated (in the log twice, published once).",
@@ -303,7 +148,7 @@ impl<'s> Seen<'s> {
                     ("repeated", m.repetitions.get()),
                 ],
             ),
-            Family::counters(
+            Family::by(
                 "table_events",
                 "Events read from the log of a table and handed on.",
                 "table",
@@ -311,47 +156,48 @@ impl<'s> Seen<'s> {
                     .iter()
                     .map(|table| (table.name.clone(), table.events)),
             ),
-            Family::histograms(
+            Family::by(
                 "stage",
                 "How long published events have taken: visible (from the write to the read), queue \
                  (to the last attempt), kafka (to its acknowledgement), total (all of it). The write's \
                  time is the log's, a clock of the cluster or of the writer.",
                 "stage",
                 stages,
-            ),
-            Family::gauge(
+            )
+            .in_unit(Unit::Seconds),
+            Family::one(
                 "in_flight_events",
                 "Events between the read and the acknowledgement.",
                 events as f64,
             ),
-            Family::gauge(
+            Family::one(
                 "in_flight_events_limit",
                 "Most of them: limits.in_flight_events.",
                 self.limits.0 as f64,
             ),
-            Family::gauge("in_flight", "Bytes of the events in flight.", bytes as f64)
+            Family::one("in_flight", "Bytes of the events in flight.", bytes as f64)
                 .in_unit(Unit::Bytes),
-            Family::gauge(
+            Family::one(
                 "in_flight_bytes_limit",
                 "Most of them: limits.in_flight_bytes.",
                 self.limits.1 as f64,
             ),
-            Family::counter(
+            Family::one(
                 "attempt_failures",
                 "Attempts to publish that have failed.",
                 m.failed_attempts.get(),
             ),
-            Family::gauge(
+            Family::one(
                 "breaker_state",
                 "The breaker before Kafka: 0 closed, 1 half-open, 2 open.",
                 m.breaker_state.get() as f64,
             ),
-            Family::counter(
+            Family::one(
                 "breaker_opened",
                 "Times that the breaker has opened.",
                 m.breaker_opened.get(),
             ),
-            Family::counters(
+            Family::by(
                 "dead_letters",
                 "Events that have become dead letters, by reason.",
                 "reason",
@@ -362,17 +208,17 @@ impl<'s> Seen<'s> {
                     ("parked", m.dead_letters_parked.get()),
                 ],
             ),
-            Family::counter(
+            Family::one(
                 "dead_letter_write_errors",
                 "Writes of dead letters, and of their requests, that have failed.",
                 m.dead_letter_errors.get(),
             ),
-            Family::counter(
+            Family::one(
                 "dead_letters_replayed",
                 "Dead letters that were published after all.",
                 m.replayed.get(),
             ),
-            Family::gauge(
+            Family::one(
                 "parked_keys",
                 "Keys that wait for a dead letter of theirs.",
                 m.parked_keys.get() as f64,
@@ -383,28 +229,28 @@ impl<'s> Seen<'s> {
     fn of_the_log(&self) -> Vec<Family> {
         let m = self.metrics;
         vec![
-            Family::counter(
+            Family::one(
                 "log_reads",
                 "Pages of CDC logs that were asked for.",
                 m.reads.get(),
             ),
-            Family::counter(
+            Family::one(
                 "log_rows_read",
                 "Rows of CDC logs that were read, repeated reads included.",
                 m.rows_read.get(),
             ),
-            Family::counter(
+            Family::one(
                 "log_read",
                 "Bytes of these rows, as they are on the wire.",
                 m.read_bytes.get(),
             )
             .in_unit(Unit::Bytes),
-            Family::counter(
+            Family::one(
                 "log_read_errors",
                 "Reads of CDC logs that have failed.",
                 m.read_errors.get(),
             ),
-            Family::counters(
+            Family::by(
                 "rows_skipped",
                 "Log rows that are no events, by kind.",
                 "kind",
@@ -414,7 +260,7 @@ impl<'s> Seen<'s> {
                     ("image", m.skipped_images.get()),
                 ],
             ),
-            Family::counters(
+            Family::by(
                 "late_rows",
                 "Rows that have appeared behind newer ones that were read already.",
                 "table",
@@ -422,35 +268,36 @@ impl<'s> Seen<'s> {
                     .iter()
                     .map(|table| (table.name.clone(), table.lateness.count())),
             ),
-            Family::histograms(
+            Family::by(
                 "lateness",
                 "How long after their write late rows have appeared.",
                 "table",
                 self.tables
                     .iter()
                     .map(|table| (table.name.clone(), table.lateness.clone())),
-            ),
-            Family::counter(
+            )
+            .in_unit(Unit::Seconds),
+            Family::one(
                 "stragglers",
                 "Late rows that have appeared after follow.late_window, found by a sweep.",
                 m.stragglers.get(),
             ),
-            Family::counter(
+            Family::one(
                 "unreconciled",
                 "Rows that may have been published twice because a checkpoint did not tell them apart.",
                 m.unreconciled.get(),
             ),
-            Family::counter(
+            Family::one(
                 "confirmations",
                 "Reads of ids before a page was published.",
                 m.confirmations.get(),
             ),
-            Family::counter(
+            Family::one(
                 "swept",
                 "Stretches of the log that were compared with what was published of them.",
                 m.swept.get(),
             ),
-            Family::counters(
+            Family::by(
                 "hints",
                 "Partitions that writers on this host have named: taken, dropped (the source was behind) or garbage (no hint).",
                 "outcome",
@@ -465,7 +312,7 @@ impl<'s> Seen<'s> {
 
     fn of_tables(&self) -> Vec<Family> {
         let table = |name, help, of: &dyn Fn(&Table) -> Option<f64>| {
-            Family::gauges(name, help, "table", self.per_table(of))
+            Family::by(name, help, "table", self.per_table(of))
         };
         let seconds = |name, help, of: &dyn Fn(&Table) -> Option<f64>| {
             table(name, help, of).in_unit(Unit::Seconds)
@@ -509,32 +356,32 @@ impl<'s> Seen<'s> {
                 && matches!(part.state, health::State::Failed(_))
         });
         vec![
-            Family::counter(
+            Family::one(
                 "checkpoints",
                 "Checkpoints of stream groups that were saved.",
                 m.checkpoints.get(),
             ),
-            Family::counter(
+            Family::one(
                 "checkpoint_errors",
                 "Saves of checkpoints that have failed.",
                 m.checkpoint_errors.get(),
             ),
-            Family::counter(
+            Family::one(
                 "task_restarts",
                 "Tasks that were started again after they had failed.",
                 m.task_restarts.get(),
             ),
-            Family::counter(
+            Family::one(
                 "task_panics",
                 "Tasks that have panicked: defects, please report them.",
                 m.task_panics.get(),
             ),
-            Family::gauge(
+            Family::one(
                 "failed_tasks",
                 "Tasks that are reported as failed now.",
                 failed.count() as f64,
             ),
-            Family::counters(
+            Family::by(
                 "config_reloads",
                 "Configurations that were read again, by outcome.",
                 "outcome",
@@ -544,84 +391,6 @@ impl<'s> Seen<'s> {
                 ],
             ),
         ]
-    }
-}
-
-/// What the system says of this process. Zero where it does not.
-#[derive(Debug, Clone, Copy, Default)]
-struct Process {
-    started: f64,
-    cpu: f64,
-    resident: f64,
-    open_files: f64,
-}
-
-impl Process {
-    /// `started`: seconds since the Unix epoch.
-    fn look(started: f64) -> Self {
-        let status = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // The name of the process, in parentheses, may hold blanks.
-        let (_, fields) = status.rsplit_once(')').unwrap_or_default();
-        let field = |index: usize| -> f64 {
-            let field = fields.split_ascii_whitespace().nth(index - 3);
-            field
-                .and_then(|field| field.parse().ok())
-                .unwrap_or_default()
-        };
-        let ticks = rustix::param::clock_ticks_per_second() as f64;
-        let page = rustix::param::page_size() as f64;
-        // Numbers of the fields as proc(5) counts them.
-        Self {
-            started,
-            cpu: (field(14) + field(15)) / ticks,
-            resident: field(24) * page,
-            open_files: std::fs::read_dir("/proc/self/fd")
-                .map_or(0.0, |files| files.count() as f64),
-        }
-    }
-
-    fn families(self) -> Vec<Family> {
-        let mut cpu = Family::new(
-            "process_cpu",
-            "Processor time of the process.",
-            MetricType::Counter,
-        );
-        cpu.samples.push((Labels::new(), Sample::Time(self.cpu)));
-        vec![
-            Family::gauge(
-                "process_start_time",
-                "When the process was started, since the Unix epoch.",
-                self.started,
-            )
-            .in_unit(Unit::Seconds)
-            .of_the_process(),
-            cpu.in_unit(Unit::Seconds).of_the_process(),
-            Family::gauge(
-                "process_resident_memory",
-                "Memory of the process.",
-                self.resident,
-            )
-            .in_unit(Unit::Bytes)
-            .of_the_process(),
-            Family::gauge(
-                "process_open_fds",
-                "Files and sockets that the process has open.",
-                self.open_files,
-            )
-            .of_the_process(),
-        ]
-    }
-}
-
-/// Families as the library encodes them.
-#[derive(Debug)]
-struct Families(Vec<Family>);
-
-impl Collector for Families {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        self.0
-            .iter()
-            .try_for_each(|family| family.encode(&mut encoder))
     }
 }
 
@@ -676,12 +445,7 @@ pub fn reference() -> String {
          after a reload.\n\n| metric | type | label | meaning |\n|---|---|---|---|\n",
     );
     for family in seen.families() {
-        let words: Vec<&str> = family
-            .samples
-            .iter()
-            .flat_map(|(labels, _)| labels)
-            .map(|(_, word)| &**word)
-            .collect();
+        let words: Vec<&str> = family.words().collect();
         let label = match (family.label, &*words) {
             (None, _) => String::new(),
             (Some(label @ ("table" | "part" | "version")), _) => format!("`{label}`"),
@@ -713,15 +477,5 @@ mod tests {
             stored == reference(),
             "run it with UPDATE=1 to write {path} anew"
         );
-    }
-
-    #[test]
-    fn the_process_has_memory_and_open_files() {
-        let process = Process::look(1.7e9);
-        assert!(
-            process.resident > 1e6 && process.open_files >= 3.0,
-            "{process:?}"
-        );
-        assert!(process.cpu >= 0.0, "{process:?}");
     }
 }

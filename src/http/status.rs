@@ -266,12 +266,7 @@ pub(super) async fn groups(
 impl Current {
     /// Whether a table is configured; an answer if it is not.
     pub(super) fn known(&self, table: &str) -> Result<(), Refusal> {
-        let names = self
-            .config
-            .outboxes
-            .iter()
-            .map(|outbox| outbox.table.to_string());
-        let names: Vec<String> = names.collect();
+        let names = self.config.tables();
         if names.iter().any(|name| name == table) {
             return Ok(());
         }

@@ -244,9 +244,8 @@ impl Daemon {
             "the configuration was read again"
         );
         let config = Arc::new(newer.config.clone());
-        if reloaded.applied.iter().any(|key| key == "log.level")
-            && let Err(error) = self.level.set(&config.log.level)
-        {
+        // Also what a person has changed meanwhile, over HTTP.
+        if let Err(error) = self.level.set(&config.log.level) {
             tracing::error!(error = %Chain(&error), "the log's level stays as it is");
         }
         self.token.send_replace(config.http.admin_token.clone());

@@ -390,9 +390,7 @@ impl DeadLetters {
         let store = dead_letters::Store::new(Arc::clone(session), keyspace, name).await;
         let store = store.map_err(Error::DeadLetters)?;
         let requests = Requests::new(Arc::clone(session), keyspace, name).await;
-        let tables: Vec<String> = (config.outboxes.iter())
-            .map(|outbox| outbox.table.to_string())
-            .collect();
+        let tables = config.tables();
         let limit = config.dead_letters.max_parked_keys.get();
         let loaded = dead_letters::load(&store, &tables, limit).await;
         Ok(Self {

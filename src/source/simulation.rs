@@ -373,16 +373,6 @@ impl World {
                 // Crashing for ever is no way to get anywhere.
                 self.scenario.crashes = false;
             }
-            if step > 59_970 {
-                eprintln!(
-                    "step {step} now {} {:?} tracked {} pending {} unsettled {}",
-                    self.now,
-                    self.follower,
-                    self.tracker.len(),
-                    self.tracker.pending(),
-                    self.unsettled.len()
-                );
-            }
             self.step();
             if self.follower.watermark() >= end {
                 return;

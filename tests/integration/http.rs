@@ -204,6 +204,10 @@ async fn administration_asks_for_the_token() -> Result<()> {
     assert_eq!(level.status, 400);
     assert_eq!(client.json("/api/log-level").await?["level"], "debug");
 
+    // A reload brings back what the configuration says.
+    client.post("/api/reload", "").await?;
+    assert_eq!(client.json("/api/log-level").await?["level"], "info");
+
     // Without a token in the configuration, all of it is off.
     bench.relay.reconfigure(
         &client

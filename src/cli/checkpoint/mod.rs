@@ -119,10 +119,6 @@ pub(super) fn chosen(config: &Config, table: Option<&str>) -> Result<Vec<Outbox>
     if let Some(outbox) = outboxes.find(|outbox| outbox.table.to_string() == table) {
         return Ok(vec![outbox.clone()]);
     }
-    let known: Vec<String> = config
-        .outboxes
-        .iter()
-        .map(|o| o.table.to_string())
-        .collect();
+    let known = config.tables();
     bail!("{table} is not configured; tables: {}", known.join(", "))
 }

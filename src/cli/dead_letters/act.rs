@@ -109,11 +109,7 @@ impl Here {
             until,
         } = self;
         let signals = StopSignals::install().context("install the signal handlers")?;
-        let tables: Vec<String> = config
-            .outboxes
-            .iter()
-            .map(|o| o.table.to_string())
-            .collect();
+        let tables = config.tables();
         let limit = config.dead_letters.max_parked_keys.get();
         let loaded = dead_letters::load(&store, &tables, limit).await?;
         let store = match &until {

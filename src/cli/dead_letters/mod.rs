@@ -32,11 +32,7 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
     let session = Arc::new(cluster::connect(&config.scylla).await?);
     let (keyspace, name) = (&config.scylla.keyspace, &config.relay.name);
     let store = Store::new(Arc::clone(&session), keyspace, name).await?;
-    let tables: Vec<String> = config
-        .outboxes
-        .iter()
-        .map(|o| o.table.to_string())
-        .collect();
+    let tables = config.tables();
     if let Some(table) = args.command.table()
         && !tables.iter().any(|known| known == table)
     {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use super::args::{Export, List, Show};
 use crate::cli::OutputFormat;
 use crate::dead_letters::filter::Filter;
-use crate::dead_letters::find::each;
+use crate::dead_letters::find::Find;
 use crate::dead_letters::types::Types;
 use crate::dead_letters::{DeadLetter, Store, view};
 
@@ -17,10 +17,11 @@ pub(super) async fn list(store: &Store, tables: &[String], args: &List) -> Resul
     let mut printed = 0;
     let filter = args.filter.filter();
     let mut more = false;
-    each::<anyhow::Error>(store, tables, &filter, async |letter| {
+    let mut find = Find::new(store, tables, &filter);
+    while let Some(letter) = find.next().await? {
         if printed == args.limit {
             more = true;
-            return Ok(false);
+            break;
         }
         printed += 1;
         match args.output {
@@ -29,9 +30,7 @@ pub(super) async fn list(store: &Store, tables: &[String], args: &List) -> Resul
                 writeln!(out, "{}", serde_json::to_string(&view::outline(&letter))?)?;
             }
         }
-        Ok(true)
-    })
-    .await?;
+    }
     out.flush()?;
     if args.output == OutputFormat::Text {
         match (printed, more) {
@@ -54,11 +53,11 @@ pub(super) async fn show(
         ..Filter::default()
     };
     let mut found = Vec::new();
-    each::<anyhow::Error>(store, tables, &filter, async |letter| {
-        found.extend(whole(store, &letter).await?);
-        Ok(true)
-    })
-    .await?;
+    let mut find = Find::new(store, tables, &filter);
+    while let Some(letter) = find.next().await? {
+        // It may be gone meanwhile.
+        found.extend(store.get(&letter).await?);
+    }
     if found.is_empty() {
         bail!("there is none of event {}", args.id);
     }
@@ -83,11 +82,6 @@ async fn kept(types: &mut Types, letter: &DeadLetter) -> Option<view::Row> {
     Some(view::row(row, types.of(&letter.table).await))
 }
 
-/// The dead letter with all that is kept of it; `None` if it is gone meanwhile.
-async fn whole(store: &Store, outline: &DeadLetter) -> Result<Option<DeadLetter>> {
-    Ok(store.get(outline).await?)
-}
-
 pub(super) async fn export(
     store: &Store,
     mut types: Types,
@@ -103,17 +97,17 @@ pub(super) async fn export(
         }
     };
     let mut written = 0_u64;
-    each::<anyhow::Error>(store, tables, &args.filter.filter(), async |letter| {
-        let Some(letter) = whole(store, &letter).await? else {
-            return Ok(true);
+    let filter = args.filter.filter();
+    let mut find = Find::new(store, tables, &filter);
+    while let Some(letter) = find.next().await? {
+        let Some(letter) = store.get(&letter).await? else {
+            continue;
         };
         let row = kept(&mut types, &letter).await;
         let whole = view::whole(&letter, row);
         writeln!(out, "{}", serde_json::to_string(&whole)?)?;
         written += 1;
-        Ok(true)
-    })
-    .await?;
+    }
     out.flush()?;
     eprintln!("{written} dead letters exported");
     Ok(())

@@ -31,8 +31,7 @@ use self::consumer::Consumer;
 use self::report::{Arrival, Delivered, Report, Summary};
 use super::OutputFormat;
 use crate::config::{Config, Secret, Sources};
-use crate::dead_letters::filter::Filter;
-use crate::dead_letters::replay::{Action, Order};
+use crate::dead_letters::replay::Order;
 use crate::http;
 use crate::runtime::daemon::{Current, Reloads};
 use crate::runtime::health::Board;
@@ -256,13 +255,7 @@ async fn serve_page(
 /// Has the relay publish the dead letters that nobody has replayed.
 async fn replay_what_is_left(hooks: &runtime::Hooks) -> Result<()> {
     let live = hooks.live.borrow().clone().context("the relay has ended")?;
-    let order = Order {
-        action: Action::Replay,
-        filter: Filter::default(),
-        rate: None,
-        dry_run: false,
-        asked_at: 0,
-    };
+    let order = Order::replay_all();
     live.requests.ask(&order).await?;
     Ok(())
 }

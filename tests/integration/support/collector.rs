@@ -4,9 +4,9 @@
 //! several partitions of which one has no leader (confluentinc/librdkafka#5280). Producers, and so
 //! the relay, have no such answers.
 
-use super::STALL;
 use super::kafka::PARTITIONS;
-use anyhow::{Context, Result, bail};
+use super::{STALL, until};
+use anyhow::{Context, Result};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -112,10 +112,15 @@ impl Collector {
             if enough(now) {
                 return Ok(now);
             }
-            match tokio::time::timeout(STALL, progress.changed()).await {
-                Ok(changed) => changed.context("the collector ended")?,
-                Err(_) => bail!("nothing has arrived for {STALL:?}; so far {now:?}"),
+            if let Ok(changed) = tokio::time::timeout(STALL, progress.changed()).await {
+                changed.context("the collector ended")?;
+                continue;
             }
+            let held = self.held().await;
+            // Not an error: what is dropped by a panic, such as a relay, shows its log.
+            panic!(
+                "nothing has arrived for {STALL:?}; so far {now:?}, and the topics hold {held:?}"
+            );
         }
     }
 
@@ -129,11 +134,23 @@ impl Collector {
         self.wait(enough).await.map(drop)
     }
 
+    /// How many records the topics hold now.
+    async fn held(&self) -> Result<usize> {
+        let (consumer, topics) = (Arc::clone(&self.consumer), self.topics.clone());
+        tokio::task::spawn_blocking(move || held(&consumer, &topics)).await?
+    }
+
     /// All records that the topics hold by now.
     pub(crate) async fn all(&self) -> Result<Vec<Record>> {
-        let (consumer, topics) = (Arc::clone(&self.consumer), self.topics.clone());
-        let held = tokio::task::spawn_blocking(move || held(&consumer, &topics)).await??;
-        self.wait(|progress| progress.records >= held).await?;
+        let mut records = None;
+        // A new topic, on a busy machine, has no leaders at once.
+        until("every partition tells what it holds", async || {
+            records = self.held().await.ok();
+            Ok(records.is_some())
+        })
+        .await?;
+        self.wait(|progress| records.is_some_and(|held| progress.records >= held))
+            .await?;
         Ok(self
             .records
             .lock()
@@ -146,23 +163,12 @@ fn held(consumer: &StreamConsumer, topics: &[String]) -> Result<usize> {
     let mut held = 0;
     for topic in topics {
         for partition in 0..PARTITIONS {
-            let (low, high) = watermarks(consumer, topic, partition)?;
+            let (low, high) =
+                consumer.fetch_watermarks(topic, partition, Duration::from_secs(30))?;
             held += usize::try_from(high - low)?;
         }
     }
     Ok(held)
-}
-
-/// First and next offset of a partition, which a broker on a busy machine may take a while to lead.
-fn watermarks(consumer: &StreamConsumer, topic: &str, partition: i32) -> Result<(i64, i64)> {
-    let deadline = Instant::now() + STALL;
-    loop {
-        match consumer.fetch_watermarks(topic, partition, Duration::from_secs(30)) {
-            Err(error) if Instant::now() > deadline => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(100)),
-            Ok(watermarks) => return Ok(watermarks),
-        }
-    }
 }
 
 async fn read(
