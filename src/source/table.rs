@@ -11,14 +11,13 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use scylla::client::session::Session;
-use scylla::errors::{DbError, ExecutionError, RequestAttemptError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::clock::Clock;
 use super::follower::{Kind, Moment, Next, Outcome, Read, Settings};
-use super::generations::{self, Generations};
+use super::generations::Generations;
 use super::group::{Group, Saved};
 use super::intake::OpenIntake;
 use super::pace::Pace;
@@ -28,15 +27,16 @@ use super::reader::{self, LogReader};
 use super::ring::Ring;
 use super::wake_up::{Hints, WakeUps};
 use crate::ack::Settled;
-use crate::checkpoint::{self, GroupCheckpoint, GroupKey, Store};
-use crate::config::{Config, Outbox, TableName};
-use crate::decode::MappingError;
+use crate::checkpoint::{GroupCheckpoint, GroupKey, Store};
+use crate::config::{Config, Outbox};
 use crate::runtime::health::{Progress, checks::FAILING_READS};
 use crate::runtime::pauses::Pause;
 use crate::runtime::{Chain, Phase};
 use crate::telemetry::metrics::Metrics;
 
 use bundles::{Bundle, Unit};
+pub use error::Error;
+use error::{is_about_the_table, is_overload};
 
 /// How long to wait when nothing is due.
 const IDLE: Duration = Duration::from_hours(1);
@@ -46,49 +46,6 @@ const RECHECK_MICROS: i64 = 50_000;
 const REOPEN_PAUSE_MICROS: i64 = 5_000_000;
 /// Settlements taken at once.
 const SETTLED_AT_ONCE: usize = 4_096;
-
-/// Why a source cannot go on by itself. The supervisor starts it again; it resumes from W.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The log cannot be read.
-    #[error(transparent)]
-    Reader(#[from] reader::Error),
-    /// The table's columns do not fit the configuration.
-    #[error(transparent)]
-    Mapping(#[from] MappingError),
-    /// ScyllaDB does not tell its streams.
-    #[error(transparent)]
-    Generations(#[from] generations::Error),
-    /// The checkpoints cannot be read, or the first start cannot be saved.
-    #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
-    /// Rows may have expired in the log before they were read.
-    #[error(
-        "the relay was away for longer than the log of {table} keeps its rows ({} s): what was \
-         written between {from} and {to} (microseconds since the Unix epoch) may be lost; look \
-         for it in {table} itself, then set follow.accept_expired: true to go on without it",
-        ttl.as_secs()
-    )]
-    Expired {
-        /// The table.
-        table: TableName,
-        /// How long its log keeps rows.
-        ttl: Duration,
-        /// The oldest watermark.
-        from: i64,
-        /// What is older has expired.
-        to: i64,
-    },
-    /// The last checkpoint was not saved.
-    #[error(
-        "the last checkpoint of {0} was not saved: events since the one before will be published \
-         again"
-    )]
-    Unsaved(TableName),
-    /// A read has panicked: a defect of the relay.
-    #[error("a read of the log has panicked; this is a defect, please report it")]
-    Panicked(#[source] JoinError),
-}
 
 /// What a source needs.
 #[derive(Debug)]
@@ -660,54 +617,8 @@ async fn open_reader<O>(context: &SourceContext<O>) -> Result<Arc<LogReader>, re
     Ok(Arc::new(reader))
 }
 
-/// Whether an error says that ScyllaDB has too much to do.
-fn is_overload(error: &reader::Error) -> bool {
-    let reader::Error::Read { source, .. } = error else {
-        return false;
-    };
-    match source.as_ref() {
-        ExecutionError::RequestTimeout(_) => true,
-        ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, _)) => matches!(
-            error,
-            DbError::Overloaded
-                | DbError::IsBootstrapping
-                | DbError::ReadTimeout { .. }
-                | DbError::RateLimitReached { .. }
-        ),
-        _ => false,
-    }
-}
-
-/// Whether an error may come from an altered, dropped or forbidden table, so that the same read
-/// will not succeed.
-fn is_about_the_table(error: &reader::Error) -> bool {
-    match error {
-        reader::Error::Describe(_) => false,
-        reader::Error::NoTable(_)
-        | reader::Error::CdcOff(_)
-        | reader::Error::LogColumn { .. }
-        | reader::Error::Prepare { .. }
-        | reader::Error::Page { .. } => true,
-        reader::Error::Read { source, .. } => match source.as_ref() {
-            ExecutionError::BadQuery(_) | ExecutionError::PrepareError(_) => true,
-            ExecutionError::LastAttemptError(error) => matches!(
-                error,
-                RequestAttemptError::RepreparedIdChanged { .. }
-                    | RequestAttemptError::CqlResultParseError(_)
-                    | RequestAttemptError::DbError(
-                        DbError::Invalid
-                            | DbError::SyntaxError
-                            | DbError::ConfigError
-                            | DbError::Unauthorized,
-                        _,
-                    )
-            ),
-            _ => false,
-        },
-    }
-}
-
 mod bundles;
+mod error;
 mod resume;
 mod saves;
 mod surroundings;

@@ -110,6 +110,13 @@ async fn health_status_and_metrics_tell_how_the_relay_fares() -> Result<()> {
         let found = metrics.body.lines().any(|found| found.starts_with(line));
         assert!(found, "no {line} in\n{}", metrics.body);
     }
+    // The commands ask the same server.
+    let health = bench.relay.command(&["healthcheck", "--ready"]).await?;
+    assert_eq!(health.lines().count(), 1, "{health}");
+    let told = bench.relay.command(&["status", "--output", "json"]).await?;
+    let told: Value = serde_json::from_str(&told)?;
+    assert_eq!(told["live"]["totals"]["published"], 500, "{told:#}");
+    assert_eq!(told["owner"]["role"], "relay", "{told:#}");
     let accept = "accept: application/openmetrics-text;version=1.0.0\r\n";
     let metrics = open.ask("GET", "/metrics", accept, "").await?;
     assert!(
@@ -148,7 +155,10 @@ async fn administration_asks_for_the_token() -> Result<()> {
         ("PUT", "/api/log-level"),
     ];
     for (method, path) in guarded {
-        for token in [None, Some("wrong-token-0123456789")] {
+        let longer = "a-token-of-the-tests-01234567890";
+        assert!(longer.starts_with(TOKEN));
+        let wrong = ["wrong-token-0123456789", &TOKEN[..TOKEN.len() - 1], longer];
+        for token in [None].into_iter().chain(wrong.map(Some)) {
             let answer = client.with_token(token).ask(method, path, "", "").await?;
             assert_eq!(answer.status, 401, "{method} {path}");
             assert!(answer.json()?["error"].is_string());

@@ -3,15 +3,15 @@
 
 use crate::support::bench::{Bench, Setup};
 use crate::support::certificates::{Authority, Issued};
+use crate::support::check::{self, Found};
 use crate::support::database::Database;
 use crate::support::kafka;
 use crate::support::oracle;
 use crate::support::relay::Relay;
 use crate::support::traffic::Plan;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rdkafka::mocking::MockCluster;
 use scylla_emulator::{Builder, Emulator, Tls};
-use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
@@ -102,12 +102,6 @@ async fn certificates_on_both_sides() -> Result<()> {
 }
 
 /// What `check` says of a database that lets the relay in or not.
-struct Found {
-    level: String,
-    message: String,
-    remedy: String,
-}
-
 async fn look(builder: Builder, scylla: &str) -> Result<Found> {
     let emulator = builder.start().await?;
     let cluster = MockCluster::new(1)?;
@@ -117,44 +111,7 @@ async fn look(builder: Builder, scylla: &str) -> Result<Found> {
         emulator.address(),
         cluster.bootstrap_servers()
     );
-    let output = Relay::new(&yaml)?
-        .output(&["check", "--output", "json"])
-        .await?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!printed.contains("hunter"), "{printed}");
-    let findings: Value = serde_json::from_str(&printed)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    let findings = findings["findings"].as_array().context("a list")?.clone();
-    let about = |finding: &&Value| {
-        let subject = finding["subject"].as_str().unwrap_or_default();
-        subject.starts_with("ScyllaDB at")
-    };
-    let text = |key: &str, finding: &Value| finding[key].as_str().unwrap_or_default().to_owned();
-    let finding = findings.iter().find(about);
-    let finding = finding.with_context(|| format!("nothing about ScyllaDB: {printed}"))?;
-    Ok(Found {
-        level: text("level", finding),
-        message: text("message", finding),
-        remedy: text("remedy", finding),
-    })
-}
-
-/// `check` fails with these words in its message and its remedy.
-#[track_caller]
-fn told(case: &str, found: &Found, message: &[&str], remedy: &str) {
-    let Found {
-        level,
-        message: said,
-        remedy: told,
-    } = found;
-    assert_eq!(level, "error", "{case}: {said}");
-    for words in message {
-        assert!(said.contains(words), "{case}: {words:?} is not in {said:?}");
-    }
-    assert!(
-        told.contains(remedy),
-        "{case}: {remedy:?} is not in {told:?} ({said})"
-    );
+    check::look(&Relay::new(&yaml)?, &[], "ScyllaDB at", "hunter").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,29 +123,26 @@ async fn certificates_that_are_not_accepted_are_told_with_a_remedy() -> Result<(
 
     let own = theirs.issue("node-7", &["127.0.0.1"])?;
     let found = look(served(&own, None)?, &tls("")).await?;
-    told(
+    found.tells(
         "another authority",
-        &found,
         &["CN=node-7", "CN=theirs", "is not accepted"],
         "scylla.tls.ca_file",
     );
 
     let own = ours.issue_expired("node-7", &["127.0.0.1"])?;
     let found = look(served(&own, None)?, &tls("")).await?;
-    told("expired", &found, &["CN=node-7", "expired"], "renew");
+    found.tells("expired", &["CN=node-7", "expired"], "renew");
 
     let own = ours.issue("node-7", &["10.0.0.7", "db.example.com"])?;
     let found = look(served(&own, None)?, &tls("")).await?;
-    told(
+    found.tells(
         "another address",
-        &found,
         &["IP address mismatch", "10.0.0.7", "db.example.com"],
         "scylla.tls.server_name",
     );
     let found = look(served(&own, None)?, &tls(", server_name: x.example.com")).await?;
-    told(
+    found.tells(
         "another name",
-        &found,
         &["ostname mismatch", "db.example.com"],
         "scylla.tls.server_name",
     );
@@ -200,10 +154,10 @@ async fn certificates_that_are_not_accepted_are_told_with_a_remedy() -> Result<(
     // Whoever does not look at names looks at everything else.
     let own = theirs.issue("node-7", &["10.0.0.7"])?;
     let found = look(served(&own, None)?, &tls(", verify_hostname: false")).await?;
-    told("no names", &found, &["CN=theirs"], "scylla.tls.ca_file");
+    found.tells("no names", &["CN=theirs"], "scylla.tls.ca_file");
     let own = ours.issue_expired("node-7", &["10.0.0.7"])?;
     let found = look(served(&own, None)?, &tls(", verify_hostname: false")).await?;
-    told("no names, expired", &found, &["expired"], "renew");
+    found.tells("no names, expired", &["expired"], "renew");
     assert!(files.path().exists());
     Ok(())
 }
@@ -217,9 +171,8 @@ async fn a_login_that_is_refused_is_told_with_a_remedy() -> Result<()> {
     let tls = |more: &str| format!("tls: {{ enabled: true, ca_file: {ca}{more} }}");
 
     let found = look(served(&own, Some(&ours))?, &tls("")).await?;
-    told(
+    found.tells(
         "no certificate",
-        &found,
         &["ended the connection"],
         "scylla.tls.cert_file and key_file",
     );
@@ -229,7 +182,7 @@ async fn a_login_that_is_refused_is_told_with_a_remedy() -> Result<()> {
         files.identity("strange", &theirs.issue("relay", &[])?)?
     );
     let found = look(served(&own, Some(&ours))?, &tls(&strange)).await?;
-    told("a strange certificate", &found, &[], "scylla.tls.cert_file");
+    found.tells("a strange certificate", &[], "scylla.tls.cert_file");
 
     let guarded = || Ok::<_, anyhow::Error>(served(&own, None)?.credentials("relay", "hunter2"));
     let wrong = format!(
@@ -238,12 +191,12 @@ async fn a_login_that_is_refused_is_told_with_a_remedy() -> Result<()> {
         tls("")
     );
     let found = look(guarded()?, &wrong).await?;
-    told("a wrong password", &found, &[], "scylla.password_file");
+    found.tells("a wrong password", &[], "scylla.password_file");
 
     let found = look(Emulator::builder(), &tls("")).await?;
-    told("no TLS there", &found, &[], "takes no TLS");
+    found.tells("no TLS there", &[], "takes no TLS");
 
     let found = look(served(&own, None)?, "request_timeout: 10s").await?;
-    told("no TLS here", &found, &[], "scylla.tls");
+    found.tells("no TLS here", &[], "scylla.tls");
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use crate::support::bench::{Bench, Setup};
 use crate::support::certificates::{Authority, Issued};
+use crate::support::check::{self, Found};
 use crate::support::database::Database;
 use crate::support::kafka::{self, Broker, Node};
 use crate::support::oracle;
@@ -10,7 +11,6 @@ use crate::support::relay::{ATTEMPT_FAILED, BREAKER_OPENS, DEAD_LETTER, Relay};
 use crate::support::traffic::Plan;
 use crate::support::until;
 use anyhow::{Context, Result};
-use serde_json::Value;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
@@ -226,7 +226,7 @@ async fn a_wrong_password_opens_the_breaker_and_uses_up_nothing() -> Result<()> 
     assert_eq!(bench.collector.all().await?.len(), 0, "{case}");
     relay.kill().await?;
     let found = look(&node.secure(), &more).await?;
-    told(case, &found, &["uthentication failed"], "sasl.password");
+    found.tells(case, &["uthentication failed"], "sasl.password");
 
     files.add("word", PASSWORD)?;
     let relay = bench.relay.start().await?;
@@ -237,12 +237,6 @@ async fn a_wrong_password_opens_the_breaker_and_uses_up_nothing() -> Result<()> 
 }
 
 /// What `check` says of a broker that lets the relay in or not.
-struct Found {
-    level: String,
-    message: String,
-    remedy: String,
-}
-
 async fn look(listener: &str, more: &str) -> Result<Found> {
     let emulator = scylla_emulator::Emulator::start().await?;
     let yaml = format!(
@@ -251,38 +245,7 @@ async fn look(listener: &str, more: &str) -> Result<Found> {
     );
     let relay = Relay::with(&yaml, more)?;
     let brokers = format!("kafka.brokers=[\"{listener}\"]");
-    let arguments = ["check", "--output", "json", "--set", &brokers];
-    let output = relay.output(&arguments).await?;
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(!printed.contains("hunter2"), "{printed}");
-    let findings: Value = serde_json::from_str(&printed)
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    let findings = findings["findings"].as_array().context("a list")?.clone();
-    let subject = |finding: &&Value| {
-        let subject = finding["subject"].as_str().unwrap_or_default();
-        subject.starts_with("Kafka at")
-    };
-    let text = |key: &str, finding: &Value| finding[key].as_str().unwrap_or_default().to_owned();
-    let finding = findings.iter().find(subject);
-    let finding = finding.with_context(|| format!("nothing about Kafka: {printed}"))?;
-    Ok(Found {
-        level: text("level", finding),
-        message: text("message", finding),
-        remedy: text("remedy", finding),
-    })
-}
-
-#[track_caller]
-fn told(case: &str, found: &Found, message: &[&str], remedy: &str) {
-    let (said, told) = (&found.message, &found.remedy);
-    assert_eq!(found.level, "error", "{case}: {said}");
-    for words in message {
-        assert!(said.contains(words), "{case}: {words:?} is not in {said:?}");
-    }
-    assert!(
-        told.contains(remedy),
-        "{case}: {remedy:?} is not in {told:?}"
-    );
+    check::look(&relay, &["--set", &brokers], "Kafka at", "hunter2").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -299,9 +262,8 @@ async fn certificates_that_are_not_accepted_are_told_with_a_remedy() -> Result<(
 
     let more = scram(&other, "SCRAM-SHA-512", &password);
     let found = look(&node.secure(), &more).await?;
-    told(
+    found.tells(
         "another authority",
-        &found,
         &["certificate verify failed"],
         "ssl.ca.location",
     );
@@ -315,9 +277,8 @@ async fn certificates_that_are_not_accepted_are_told_with_a_remedy() -> Result<(
 
     let localhost = node.secure().replace("127.0.0.1", "localhost");
     let found = look(&localhost, &scram(&ca, "SCRAM-SHA-512", &password)).await?;
-    told(
+    found.tells(
         "another name",
-        &found,
         &["certificate verify failed"],
         "ssl.endpoint.identification.algorithm",
     );
@@ -328,9 +289,9 @@ async fn certificates_that_are_not_accepted_are_told_with_a_remedy() -> Result<(
         None,
     );
     let found = look(&node.mutual(), &no_certificate).await?;
-    told("no certificate", &found, &[], "ssl.certificate.location");
+    found.tells("no certificate", &[], "ssl.certificate.location");
 
     let found = look(&node.bootstrap(), &no_certificate).await?;
-    told("no TLS there", &found, &[], "security.protocol");
+    found.tells("no TLS there", &[], "security.protocol");
     Ok(())
 }

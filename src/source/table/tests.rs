@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::ack::Ack;
-use crate::checkpoint::Published;
-use crate::config::Sources;
-use crate::decode::Decoder;
+use crate::checkpoint::{self, Published};
+use crate::config::{Sources, TableName};
+use crate::decode::{Decoder, MappingError};
 use crate::event::Change;
 use crate::pipeline::{Closed, Taken};
 use crate::runtime::pauses::Pause;

@@ -2,6 +2,7 @@
 //!
 //! - [`kafka`]: from `KAFKA_BROKERS`, else Docker, else Apache Kafka from Maven Central.
 //! - [`database`]: from `SCYLLA_URI`, else Docker, else the emulator in this process.
+//! - `check`: what `outbox-relay check` says of one thing.
 //! - [`http`]: a client of the relay's HTTP server.
 //! - [`proxy`]: a network that can be broken, before a broker or a database.
 //! - [`relay`]: the built binary with a configuration of its own.
@@ -14,6 +15,8 @@
 
 pub(crate) mod bench;
 pub(crate) mod certificates;
+#[cfg(feature = "tls")]
+pub(crate) mod check;
 pub(crate) mod collector;
 pub(crate) mod database;
 pub(crate) mod http;
