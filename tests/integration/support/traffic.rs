@@ -16,12 +16,16 @@ use scylla::value::CqlTimeuuid;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 /// Tasks that write at a time.
 const WORKERS: usize = 8;
+/// How often a batch is written again whose outcome is open, and how long is waited before.
+const AGAIN: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is to be written.
 #[derive(Debug, Clone, Copy)]
@@ -247,12 +251,20 @@ impl Inner {
             .map(|number| self.event(table, &name, number))
             .collect::<Result<_>>()?;
         let (events, mut written): (Vec<_>, Vec<_>) = described.into_iter().unzip();
-        let receipt = self.outboxes[table]
+        let mut batch = self.outboxes[table]
             .batch()
             .statement(&self.own_rows, (&name, first as i64))
             .events(events)
-            .execute(&self.session)
-            .await?;
+            .prepare()?;
+        // A node that stops leaves the outcome open; as an application would, write the same again.
+        let mut again = AGAIN;
+        let receipt = loop {
+            match batch.execute(&self.session).await {
+                Err(error) if error.may_have_been_written() && again > 0 => again -= 1,
+                outcome => break outcome?,
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
         for (written, id) in written.iter_mut().zip(receipt.event_ids) {
             written.id = id.to_string();
             let header = written.id.clone().into_bytes();
