@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use scylla::value::{CqlTimeuuid, CqlValue};
 use scylla_cdc::consumer::OperationType;
+use tokio::time::Instant;
 
 /// Offset between the UUID epoch (1582-10-15) and the Unix epoch, in units of 100 ns.
 pub const UUID_EPOCH_OFFSET: u64 = 0x01B2_1DD2_1381_4000;
@@ -75,6 +76,8 @@ pub struct Change {
     pub columns: Arc<ChangeColumns>,
     /// The values, in the order of `columns`; null or absent is `None`.
     pub values: Vec<Option<CqlValue>>,
+    /// When the page was asked for that has shown it, or the last row of it.
+    pub read_at: Instant,
 }
 
 impl Change {

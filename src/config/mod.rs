@@ -13,6 +13,7 @@ pub mod changes;
 mod kafka;
 mod layers;
 mod locate;
+mod otlp;
 pub mod path;
 pub mod problem;
 #[expect(

@@ -94,6 +94,8 @@ section! {
         log: Log = Log::default();
         /// The HTTP server: health, metrics, status, the page, and what a person may ask for.
         http: Http = Http::default();
+        /// Spans for OpenTelemetry (docs/tracing.md): how long each event waited, and where.
+        otlp: Otlp = Otlp::default();
         /// What happens when a task of the relay fails, and what its health depends on. Tasks are
         /// restarted one by one: a table that fails never stops another (docs/supervision.md).
         supervision: Supervision = Supervision::default();
@@ -431,6 +433,23 @@ section! {
         max_connections: u64 = 64;
         /// How long a request may take to be read, and to be answered.
         request_timeout: Span = Span::secs(30);
+    }
+}
+
+section! {
+    /// Spans for OpenTelemetry. Exporting them never holds up an event: what the receiver does not
+    /// take in time is dropped.
+    Otlp {
+        /// Base address of the receiver, such as an OpenTelemetry collector, that takes OTLP over
+        /// HTTP as protobuf; spans are posted to /v1/traces under it. Unset: no spans. Needs a
+        /// program built with the feature `otlp`. Headers that the receiver asks for come from the
+        /// environment variable OTEL_EXPORTER_OTLP_HEADERS.
+        endpoint: Option<String> = None => "http://127.0.0.1:4318";
+        /// An event whose row has a W3C trace context is traced if that says that it is sampled. Of
+        /// the others, one in so many begins a trace of its own; 0: none.
+        sample_one_in: u64 = 0;
+        /// How long one export may take.
+        timeout: Span = Span::secs(10);
     }
 }
 

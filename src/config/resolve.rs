@@ -6,6 +6,7 @@ use std::path::{Path as FilePath, PathBuf};
 use std::time::Duration;
 
 use super::kafka;
+use super::otlp;
 use super::path::Path;
 use super::raw::{self, Raw};
 use super::read::Reader;
@@ -47,11 +48,12 @@ pub(super) fn resolve(raw: &Raw, reader: &mut Reader<'_>) -> Config {
         },
         log: log(&raw.log, &root.key("log"), reader),
         http: http(&raw.http, &root.key("http"), reader),
+        otlp: otlp::resolve(&raw.otlp, &root.key("otlp"), reader),
         supervision: supervision(raw, &root.key("supervision"), reader),
     }
 }
 
-fn span(
+pub(super) fn span(
     span: Span,
     range: std::ops::RangeInclusive<Duration>,
     path: &Path,

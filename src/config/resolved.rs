@@ -38,6 +38,8 @@ pub struct Config {
     pub log: Log,
     /// The HTTP server.
     pub http: Http,
+    /// Where spans go, if anywhere.
+    pub otlp: Option<Otlp>,
     /// What happens when a task fails.
     pub supervision: Supervision,
 }
@@ -544,6 +546,17 @@ pub struct Http {
     pub max_connections: NonZeroUsize,
     /// How long a request may take to be read, and to be answered.
     pub request_timeout: Duration,
+}
+
+/// Spans for OpenTelemetry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Otlp {
+    /// Base address of the receiver, without a slash at its end.
+    pub endpoint: String,
+    /// Of the events without a trace context, one in so many is traced; 0 is none.
+    pub sample_one_in: usize,
+    /// How long one export may take.
+    pub timeout: Duration,
 }
 
 /// What happens when a task of the relay fails.

@@ -224,3 +224,31 @@ fn no_problem_of_kafka_shows_a_secret() {
     let shown = format!("{:?}{inspected:?}", files.problems());
     assert!(!shown.contains("hunter2"), "{shown}");
 }
+
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_program_without_spans_says_so() {
+    let files = configured("otlp: { endpoint: \"http://127.0.0.1:4318\" }\n", &[]);
+    assert_problems(&files, &[("otlp.endpoint", "feature `otlp`")]);
+}
+
+#[cfg(feature = "otlp")]
+#[test]
+fn spans_go_to_an_address_that_holds_no_secret() {
+    let configured =
+        |endpoint: &str| configured(&format!("otlp: {{ endpoint: {endpoint} }}\n"), &[]);
+    let otlp = configured("http://collector:4318/").config().otlp;
+    assert_eq!(otlp.expect("an address").endpoint, "http://collector:4318");
+    for (endpoint, message) in [
+        ("collector:4318", "write the base address"),
+        ("ftp://collector", "write the base address"),
+        ("http://collector/v1/traces", "/v1/traces is added"),
+        ("\"http://collector/?key=x\"", "write the base address"),
+        (
+            "\"http://me:hunter2@collector\"",
+            "OTEL_EXPORTER_OTLP_HEADERS",
+        ),
+    ] {
+        assert_problems(&configured(endpoint), &[("otlp.endpoint", message)]);
+    }
+}

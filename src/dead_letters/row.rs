@@ -19,6 +19,7 @@ use scylla::serialize::value::SerializeValue;
 use scylla::serialize::writers::CellWriter;
 use scylla::value::CqlValue;
 use scylla_cdc::consumer::OperationType;
+use tokio::time::Instant;
 
 use crate::decode::text;
 use crate::event::{Change, ChangeColumns, Position};
@@ -118,6 +119,7 @@ impl KeptRow {
             operation: self.operation.clone(),
             columns: Arc::clone(columns),
             values: values.collect::<Result<_, _>>()?,
+            read_at: Instant::now(),
         })
     }
 
@@ -216,6 +218,7 @@ mod tests {
                 primary_key: vec![false; types.len()],
             }),
             values,
+            read_at: Instant::now(),
         };
         (change, types)
     }

@@ -107,6 +107,7 @@ fn change(operation: OperationType, values: &[(&str, CqlValue)]) -> Change {
             primary_key: vec![false; names.len()],
             names,
         }),
+        read_at: tokio::time::Instant::now(),
     }
 }
 

@@ -27,8 +27,8 @@ use crate::runtime::daemon::Current;
 
 /// Dead letters of one answer at most.
 const MOST_LETTERS: usize = 1_000;
-/// Dead letters of one event id that are shown at most: there is one, but for repeated ids.
-const OF_ONE_ID: usize = 100;
+/// Whole dead letters of one answer at most. Of one event id there is one, but for repeated ids.
+const MOST_WHOLE: usize = 100;
 
 impl Current {
     /// The relay, if it runs.
@@ -52,6 +52,8 @@ pub(super) struct Wanted {
     since: Option<String>,
     until: Option<String>,
     limit: Option<usize>,
+    /// With payloads, headers and rows.
+    whole: bool,
 }
 
 /// A value of a form that was left empty is none.
@@ -94,7 +96,7 @@ fn possible(filter: &Filter) -> Result<(), Refusal> {
     }
 }
 
-/// Dead letters, key by key in the order of their events, without payloads.
+/// Dead letters, key by key in the order of their events, without payloads unless they are asked for.
 pub(super) async fn list(
     Shared(state): Shared<State>,
     wanted: Result<Query<Wanted>, QueryRejection>,
@@ -102,20 +104,31 @@ pub(super) async fn list(
     let Query(wanted) = wanted?;
     let current = state.current();
     let live = current.live()?;
-    let limit = wanted.limit.unwrap_or(100).min(MOST_LETTERS);
+    let all = wanted.whole;
+    let most = if all { MOST_WHOLE } else { MOST_LETTERS };
+    let limit = wanted.limit.unwrap_or(100).min(most);
     let filter = wanted.filter()?;
     if let Some(table) = &filter.table {
         current.known(table)?;
     }
     let tables = current.config.tables();
     let mut find = Find::new(&live.letters, &tables, &filter);
+    let mut types = Types::new(live.session.clone(), current.config.clone());
     let (mut letters, mut more) = (Vec::new(), false);
-    while let Some(letter) = find.next().await.map_err(|error| Refusal::failed(&error))? {
+    while let Some(outline) = find.next().await.map_err(|error| Refusal::failed(&error))? {
         more = letters.len() == limit;
         if more {
             break;
         }
-        letters.push(Value::Object(view::outline(&letter)));
+        if !all {
+            letters.push(Value::Object(view::outline(&outline)));
+            continue;
+        }
+        let letter = live.letters.get(&outline).await;
+        // It may be gone meanwhile.
+        if let Some(letter) = letter.map_err(|error| Refusal::failed(&error))? {
+            letters.push(whole(&letter, &mut types).await);
+        }
     }
     Ok(Json(json!({ "dead_letters": letters, "more": more })))
 }
@@ -136,7 +149,7 @@ pub(super) async fn show(
     let mut types = Types::new(live.session.clone(), current.config.clone());
     let mut letters = Vec::new();
     while let Some(outline) = find.next().await.map_err(|error| Refusal::failed(&error))? {
-        if letters.len() == OF_ONE_ID {
+        if letters.len() == MOST_WHOLE {
             break;
         }
         let letter = live.letters.get(&outline).await;

@@ -10,6 +10,7 @@ use super::keeper::Kept;
 use super::permits::{Admitted, Command, Content, Owner};
 use super::publisher::Pipeline;
 use crate::dead_letters::{DeadLetter, Reason};
+use crate::telemetry::journey::End;
 
 /// What the dead letter of an event of the outbox called `table` says; `None` for what is no row's.
 pub fn letter(
@@ -73,6 +74,7 @@ impl Pipeline {
             Reason::Parked => &self.metrics.dead_letters_parked,
         }
         .add(1);
+        self.tell(&admitted, End::DeadLetter(letter.reason.name()));
         self.core.kept(admitted, letter.parks);
     }
 

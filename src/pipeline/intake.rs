@@ -7,7 +7,7 @@ use std::sync::Arc;
 use scylla::frame::response::result::ColumnType;
 
 use super::seen::Seen;
-use super::{Broken, Closed, Delivery, Handle};
+use super::{Broken, Closed, Delivery, Handle, Origin};
 use crate::ack::Ack;
 use crate::dead_letters::{KeptRow, Label};
 use crate::decode::{Decision, Decoder, Reason, SkipReason};
@@ -95,12 +95,16 @@ impl PublishIntake {
     pub async fn take(&mut self, change: &Change, ack: Ack) -> Result<Taken, Closed> {
         let record = match self.decoder.decode(change) {
             Decision::Event(event) => {
+                let origin = Origin {
+                    read_at: change.read_at,
+                    traceparent: event.traceparent.as_deref().map(Box::from),
+                };
                 let label = Label {
                     event_id: event.id.clone(),
                     event_type: event.event_type.clone(),
                 };
                 let routed = self.router.route(event).map_err(Unpublishable::from);
-                routed.map(|record| (record, label))
+                routed.map(|record| (record, label, origin))
             }
             Decision::Skip(reason) => {
                 self.skipped(reason);
@@ -110,7 +114,7 @@ impl PublishIntake {
             Decision::Undecodable(reason) => Err(Unpublishable::from(reason)),
         };
         match record {
-            Ok((record, label)) => {
+            Ok((record, label, origin)) => {
                 let micros = change.position.micros();
                 let seen = self.seen.as_mut();
                 let repeats = seen.is_some_and(|seen| seen.repeats(&record, micros));
@@ -126,6 +130,7 @@ impl PublishIntake {
                     record,
                     label,
                     ack,
+                    origin,
                 };
                 self.handle.submit(delivery).await?;
                 Ok(Taken::Submitted)
@@ -147,6 +152,10 @@ impl PublishIntake {
                     reason: reason.to_string(),
                     row: KeptRow::of(change, &self.types),
                     ack,
+                    origin: Origin {
+                        read_at: change.read_at,
+                        traceparent: None,
+                    },
                 };
                 self.handle.submit_broken(broken).await?;
                 Ok(Taken::Submitted)

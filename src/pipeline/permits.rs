@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::core::{Core, Item, Kind};
-use super::{Broken, Delivery, Replay, Replayed};
+use super::{Broken, Delivery, Origin, Replay, Replayed};
 use crate::ack::{Ack, Settled};
 use crate::config;
 use crate::dead_letters::parking::Quiet;
@@ -89,16 +89,19 @@ pub struct Admitted {
     pub(super) label: Label,
     pub(super) content: Content,
     pub(super) owner: Owner,
-    times: Times,
+    /// `None` for a replay.
+    pub(super) origin: Option<Origin>,
+    pub(super) times: Times,
     _event: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
 
-/// When an item was handed over and last attempted.
+/// When an item was handed over and last attempted, and how often.
 #[derive(Debug)]
-struct Times {
-    submitted: Instant,
-    sent: Cell<Option<Instant>>,
+pub(super) struct Times {
+    pub(super) submitted: Instant,
+    pub(super) sent: Cell<Option<Instant>>,
+    pub(super) attempts: Cell<u32>,
 }
 
 /// How long an item has taken until `now`, in microseconds.
@@ -153,6 +156,8 @@ impl Admitted {
     /// An attempt is made.
     pub(super) fn sent(&self, now: Instant) {
         self.times.sent.set(Some(now));
+        let attempts = &self.times.attempts;
+        attempts.set(attempts.get().saturating_add(1));
     }
 
     /// How long it has taken; `wall` is `now` in microseconds since the Unix epoch. `None` for a
@@ -324,10 +329,12 @@ impl Handle {
             record,
             label,
             ack,
+            origin,
         } = delivery;
         let key = record.key.clone();
         let content = Content::Record(record);
-        self.admit(table, key, label, content, Owner::Row(ack))
+        let owner = Owner::Row(ack);
+        self.admit(table, key, label, content, owner, Some(origin))
             .await
     }
 
@@ -341,10 +348,12 @@ impl Handle {
             reason,
             row,
             ack,
+            origin,
         } = broken;
         let row = Arc::new(row);
         let content = Content::Broken { reason, row };
-        self.admit(table, key, label, content, Owner::Row(ack))
+        let owner = Owner::Row(ack);
+        self.admit(table, key, label, content, owner, Some(origin))
             .await
     }
 
@@ -365,7 +374,7 @@ impl Handle {
         let mut breaker = self.breaker();
         tokio::select! {
             biased;
-            admitted = self.admit(table, key, label, content, owner) => admitted?,
+            admitted = self.admit(table, key, label, content, owner, None) => admitted?,
             open = breaker.wait_for(|state| *state == breaker::State::Open) => {
                 return open.map(|_| Replayed::Postponed).map_err(|_| Closed);
             }
@@ -422,10 +431,12 @@ impl Handle {
         label: Label,
         content: Content,
         owner: Owner,
+        origin: Option<Origin>,
     ) -> Result<(), Closed> {
         let times = Times {
             submitted: Instant::now(),
             sent: Cell::new(None),
+            attempts: Cell::new(0),
         };
         let cost = self.budget.cost(match &content {
             Content::Record(record) => record.size(),
@@ -445,6 +456,7 @@ impl Handle {
             label,
             content,
             owner,
+            origin,
             times,
             _event: event,
             _bytes: bytes,

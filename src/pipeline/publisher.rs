@@ -21,6 +21,7 @@ use crate::retry::breaker::{State, Transition};
 use crate::runtime::Phase;
 use crate::runtime::health::Reporter;
 use crate::sink::{DeliveryError, OpenError, Report, Reporter as Reports, SendError, Sink};
+use crate::telemetry::journey::{End, Journal};
 use crate::telemetry::metrics::Metrics;
 
 /// Sends, reports or admissions handled before the others get their turn.
@@ -60,6 +61,8 @@ pub struct Pipeline {
     pub(super) keeper: Option<Keeper>,
     pub(super) tables: Vec<String>,
     kafka: Option<Reporter>,
+    /// Is told of what is done with.
+    pub(super) journal: Option<Arc<dyn Journal>>,
     publish_until: Option<watch::Receiver<Instant>>,
     drain_timeout: Duration,
     origin: Instant,
@@ -98,6 +101,7 @@ impl Pipeline {
             keeper: None,
             tables: Vec::new(),
             kafka: None,
+            journal: None,
             publish_until: None,
             drain_timeout: config.shutdown.drain_timeout,
             origin: Instant::now(),
@@ -115,6 +119,13 @@ impl Pipeline {
         self.core.keep_dead_letters(dead_letters.parking);
         self.metrics.parked_keys.set(self.core.parked_keys() as u64);
         self.tables = dead_letters.tables;
+        self
+    }
+
+    /// Tells `journal` of every event that is done with.
+    #[must_use]
+    pub fn with_journal(mut self, journal: Arc<dyn Journal>) -> Self {
+        self.journal = Some(journal);
         self
     }
 
@@ -271,6 +282,7 @@ impl Pipeline {
                         self.metrics.replayed.add(1);
                     }
                     self.took(&item);
+                    self.tell(&item, End::Published);
                     // Settled first; the permits go with the rest of it.
                     item.settle();
                 }

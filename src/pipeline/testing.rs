@@ -131,6 +131,7 @@ pub(crate) fn config() -> Config {
             max_connections: count(8),
             request_timeout: Duration::from_secs(30),
         },
+        otlp: None,
         supervision: Supervision {
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(30),

@@ -24,6 +24,7 @@ use crate::runtime::Phase;
 use crate::sink::scripted::{Control, ScriptedSink, Step};
 
 mod intake;
+mod journeys;
 mod keeping;
 mod standstill;
 
@@ -34,6 +35,7 @@ struct Relay {
     settled: mpsc::UnboundedReceiver<Settled>,
     settle: mpsc::UnboundedSender<Settled>,
     metrics: Arc<Metrics>,
+    notes: journeys::Notes,
     run: JoinSet<Summary>,
     submitted: u16,
 }
@@ -81,6 +83,8 @@ impl Relay {
             None => pipeline,
             Some(until) => pipeline.with_limit(until),
         };
+        let notes = journeys::Notes::default();
+        let pipeline = pipeline.with_journal(Arc::new(notes.clone()));
         let (phase, phases) = watch::channel(Phase::Running);
         let (settle, settled) = mpsc::unbounded_channel();
         let mut run = JoinSet::new();
@@ -92,6 +96,7 @@ impl Relay {
             settled,
             settle,
             metrics,
+            notes,
             run,
             submitted: 0,
         }
@@ -122,6 +127,7 @@ impl Relay {
             },
             label: Label::default(),
             ack: Ack::new(Settled { group: 0, row }, self.settle.clone()),
+            origin: Origin::untraced(),
         }
     }
 

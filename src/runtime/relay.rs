@@ -31,6 +31,8 @@ use crate::source::intake::Publish;
 use crate::source::pace::Pace;
 use crate::source::wake_up::{self, WakeUps};
 use crate::source::{SourceContext, TableSource};
+use crate::telemetry;
+use crate::telemetry::journey::Journal;
 use crate::telemetry::metrics::Metrics;
 
 /// How long the last checkpoint may take. Past that the relay ends without it: what was published
@@ -174,6 +176,8 @@ struct Relay {
     supervisor: Supervisor,
     /// What the pipeline says at its end.
     published: Arc<OnceLock<pipeline::Summary>>,
+    /// Where the ways of events are told.
+    journal: Option<Arc<dyn Journal>>,
 }
 
 impl Relay {
@@ -195,6 +199,7 @@ impl Relay {
                 Arc::clone(&hooks.metrics),
             ),
             published: Arc::default(),
+            journal: telemetry::journal(config),
         };
         // From here on the name is renewed: what follows may take long.
         relay.start_lease(ownership, extend);
@@ -210,7 +215,10 @@ impl Relay {
             parking: letters.loaded.parking,
             tables: tables.clone(),
         });
-        let pipeline = pipeline.with_limit(until);
+        let mut pipeline = pipeline.with_limit(until);
+        if let Some(journal) = &relay.journal {
+            pipeline = pipeline.with_journal(Arc::clone(journal));
+        }
         let health = |part| hooks.health.reporter(part);
         let pipeline = pipeline.with_health(health(Part::Kafka), health(Part::DeadLetters));
         relay.start_pipeline(pipeline);
@@ -351,6 +359,10 @@ impl Relay {
             finish: LAST_CHECKPOINT,
         };
         let stopped = self.supervisor.stop(deadlines).await;
+        if let Some(journal) = self.journal.take() {
+            // Spans that are lost are no reason to stay.
+            drop(tokio::task::spawn_blocking(move || journal.close()).await);
+        }
         for task in &stopped.unfinished {
             tracing::warn!(
                 %task,

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use scylla::value::{CqlTimeuuid, CqlValue};
 use scylla_cdc::consumer::OperationType;
+use tokio::time::Instant;
 
 use crate::event::{Change, ChangeColumns, Position};
 
@@ -52,6 +53,8 @@ pub struct LogBatch {
 pub struct Assembler {
     columns: Arc<ChangeColumns>,
     held: Vec<LogRow>,
+    /// When the present page was asked for.
+    read_at: Instant,
 }
 
 impl Assembler {
@@ -60,7 +63,13 @@ impl Assembler {
         Self {
             columns,
             held: Vec::new(),
+            read_at: Instant::now(),
         }
+    }
+
+    /// Another page is about to be asked for.
+    pub fn next_page(&mut self) {
+        self.read_at = Instant::now();
     }
 
     /// Takes the next row of a read; gives the batch that it ends, if it ends one. A row of
@@ -128,6 +137,7 @@ impl Assembler {
             operation: row.operation,
             columns: Arc::clone(&self.columns),
             values: row.values,
+            read_at: self.read_at,
         }
     }
 

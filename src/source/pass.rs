@@ -238,6 +238,7 @@ impl<I: Intake, R: Log> Pass<I, R> {
                 if let Some(ended) = self.must_end() {
                     return Ok(Some(ended));
                 }
+                assembler.next_page();
                 let (rows, next) = self.page(part.clone(), range, from).await?;
                 let mut batches = Batches::new();
                 for row in rows {
@@ -461,6 +462,7 @@ impl<I: Intake, R: Log> Pass<I, R> {
         let mut assembler = Assembler::new(Arc::clone(self.reader.columns()));
         let mut from = PagingState::start();
         loop {
+            assembler.next_page();
             let (rows, next) = self.page(streams.clone(), range, from).await?;
             for row in rows {
                 if wanted.contains(&(row.stream, row.position.micros())) {

@@ -1,13 +1,16 @@
-//! Logs and counters.
+//! Logs, counters and spans.
 //!
-//! Owns the set-up of `tracing` and the counters that the parts raise. Never holds a payload, a
+//! Owns the set-up of `tracing`, the counters that the parts raise, and the export of spans. Never holds a payload, a
 //! key or a secret. Lines go to standard error and, if asked for, to files: when their disk is full
 //! or slow, lines are lost and the relay goes on.
 
 mod files;
 pub mod histogram;
+pub mod journey;
 pub mod lateness;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod standing;
 
 use std::io;
@@ -22,7 +25,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-use crate::config::{Log, LogFormat};
+use crate::config::{Config, Log, LogFormat};
+#[cfg(feature = "otlp")]
+use crate::runtime::Chain;
+use crate::telemetry::journey::Journal;
 
 /// Why the log cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +179,27 @@ pub fn start_stderr(level: &str) -> Guard {
         level: LogLevel::new(level, move |filter| handle.reload(filter)),
         _worker: None,
     }
+}
+
+/// Where journeys are told: nowhere, unless the configuration asks for spans. Without an exporter the
+/// relay publishes all the same.
+#[cfg(feature = "otlp")]
+pub fn journal(config: &Config) -> Option<Arc<dyn Journal>> {
+    let otlp = config.otlp.as_ref()?;
+    match otlp::Spans::start(otlp, &config.relay.name) {
+        Ok(spans) => Some(Arc::new(spans)),
+        Err(error) => {
+            let error = Chain(&error);
+            tracing::error!(%error, "no spans are exported");
+            None
+        }
+    }
+}
+
+/// Nowhere: the program was built without the feature `otlp`.
+#[cfg(not(feature = "otlp"))]
+pub fn journal(_: &Config) -> Option<Arc<dyn Journal>> {
+    None
 }
 
 fn filtered(level: &str) -> Result<EnvFilter, ParseError> {

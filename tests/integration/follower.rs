@@ -207,16 +207,12 @@ async fn one_percent_appears_late() -> Result<()> {
         late.hits(),
         very_late.hits()
     ));
-    tokio::time::timeout(scale.very_late * 4, async {
-        loop {
-            // It fails when nothing moves for a while, which is what is waited for here.
-            if bench.all_arrived().await.is_ok() {
-                return;
-            }
-        }
-    })
-    .await
-    .context("the very late rows do not arrive")?;
+    // Nothing moves for minutes before the very late ones.
+    let mut progress = bench.collector.progress();
+    let all = progress.wait_for(|progress| progress.events >= ordinary);
+    tokio::time::timeout(scale.very_late * 4, all)
+        .await
+        .context("the very late rows do not arrive")??;
     let found = stop_and_count(relay, "stragglers").await?;
     let records = bench.assert_delivered(case).await?;
     let duplicates = oracle::duplicates(&records);

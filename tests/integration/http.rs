@@ -280,6 +280,8 @@ async fn a_dead_letter_is_found_understood_and_replayed() -> Result<()> {
         (&json!(poison), &json!("permanent"))
     );
     assert!(found[0].get("payload").is_none(), "a list has no payloads");
+    let whole = listed(&client, "?key=poison&reason=permanent&whole=true", 1).await?;
+    assert_eq!(whole[0]["payload"].as_str().map(str::len), Some(HUGE));
     let first = client.json("/api/dead-letters?limit=1").await?;
     assert_eq!(
         (

@@ -22,6 +22,8 @@ mod http;
 mod late;
 mod login;
 mod logs;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod outage;
 mod ownership;
 mod reference;

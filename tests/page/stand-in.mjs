@@ -178,7 +178,8 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
       if (filter.table !== undefined && !world.tables.some((t) => t.table === filter.table)) return { status: 404, body: { error: `the relay has no table ${filter.table}` } };
       const limit = Number(query.get('limit') ?? 100), found = world.letters.filter(matches(filter));
       const outline = ({ remedy, headers, payload, timestamp_millis, row, ...rest }) => rest;
-      return { status: 200, body: { dead_letters: found.slice(0, limit).map(outline), more: found.length > limit } };
+      const shown = query.get('whole') === 'true' ? (whole) => whole : outline;
+      return { status: 200, body: { dead_letters: found.slice(0, limit).map(shown), more: found.length > limit } };
     }
     match = path.match(/^\/api\/dead-letters\/(replay|discard)$/);
     if (match && method === 'POST') {

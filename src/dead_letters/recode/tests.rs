@@ -68,6 +68,7 @@ async fn kept(recoder: &Recoder, payload: &str) -> KeptRow {
         operation: OperationType::RowInsert,
         columns: Arc::clone(&open.columns),
         values: open.columns.names.iter().map(value).collect(),
+        read_at: tokio::time::Instant::now(),
     };
     KeptRow::of(&change, &open.types)
 }

@@ -26,7 +26,7 @@ use super::super::*;
 use crate::ack::{Ack, Settled};
 use crate::event::{Position, Record, RowKey};
 use crate::pipeline::testing::{self, Seed};
-use crate::pipeline::{self, DeadLetterBox, Delivery, Handle, Summary};
+use crate::pipeline::{self, DeadLetterBox, Delivery, Handle, Origin, Summary};
 use crate::runtime::Phase;
 use crate::schema::own_tables;
 use crate::sink::scripted::{Control, ScriptedSink, Step};
@@ -280,6 +280,7 @@ impl Relay {
                 event_type: None,
             },
             ack: ack.of_streams(Arc::from([stream_id()])),
+            origin: Origin::untraced(),
         };
         let submitted = self.handle.submit(delivery).await;
         submitted.expect("the pipeline runs");

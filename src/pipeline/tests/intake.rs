@@ -64,6 +64,7 @@ fn change(operation: OperationType, values: [&str; 4]) -> Change {
             primary_key: vec![false; 4],
         }),
         values: values.map(value).to_vec(),
+        read_at: Instant::now(),
     }
 }
 

@@ -109,6 +109,7 @@ impl Traffic {
         plan: Plan,
         progress: watch::Receiver<Progress>,
     ) -> Result<()> {
+        assert!(plan.keys >= WORKERS, "a writer without a key never ends");
         let before = self.inner.written().len();
         self.inner.started.store(before, Ordering::Relaxed);
         let end = before + plan.events;
