@@ -337,6 +337,23 @@ scene('one dead letter: error, remedy, headers, payload', { world: 'dead-letters
   assert.equal(await page.$$eval('#letter-actions button', (all) => all.filter((b) => b.disabled).length), 2, 'a key that is no text cannot be named in a filter');
 });
 
+scene('one without an id, and another of its millisecond', { world: 'dead-letters', hash: LIST, change: (w) => {
+  const broken = w.letters.find((l) => l.reason === 'undecodable');
+  const of = (n) => ({ ...broken, id: '', key: `nameless-${n}`, cdc_batch_seq_no: n, row: { aggregate_id: `nameless-${n}` } });
+  w.letters = [of(1), of(2)];
+} }, async ({ page, reads, rows, relay, world }) => {
+  await reads('#letters-title', /^2 found$/);
+  assert.equal((await rows()).length, 2);
+  await page.click('#letters tbody tr:nth-child(2) .link');
+  await reads('#letter-body', /Row Column Value aggregate_id nameless-2/i);
+  assert.equal(relay.asked('GET', '/api/dead-letters').at(-1).query.whole, 'true');
+  await page.keyboard.press('Escape');
+  await page.waitForFunction(() => !document.querySelector('#letter-dialog').open, WAIT);
+  world.letters = world.letters.slice(1);
+  await page.click('#letters tbody tr:nth-child(1) .link');
+  await reads('#letter-body', /It is no dead letter any more/);
+});
+
 scene('one that is gone meanwhile', { world: 'dead-letters', hash: LIST }, async ({ page, reads, world }) => {
   await page.waitForSelector('#letters tr[data-id]');
   world.letters = world.letters.slice(1);
