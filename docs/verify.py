@@ -16,6 +16,7 @@ Needs Python 3.9 and nothing else. Ends with status 1 if anything is wrong, and 
 4. Every alert has its heading in docs/runbook.md, and every such heading its alert.
 5. Every metric `outbox_relay_*` is in docs/metrics.md, if there is one.
 6. Every test that is named by its path (`module::tests::a_sentence_about_it`) is there.
+7. Every path of the HTTP server (src/http/mod.rs) is in docs/http.md, and every path there is one.
 """
 
 import argparse
@@ -235,6 +236,25 @@ class Checker:
                     if name not in known and re.sub(r"_(bucket|count|sum)$", "", name) not in known:
                         self.problem(page.path, line, f"`{name}` is no metric of docs/metrics.md")
 
+    def routes(self):
+        source = self.root / "src" / "http" / "mod.rs"
+        routes = set(re.findall(r'\.route\("([^"]+)"', source.read_text(encoding="utf-8")))
+        path = self.root / "docs" / "http.md"
+        page = next((page for page in self.pages if page.path == path), None)
+        if page is None:
+            self.problem(path, 1, "there is no page about HTTP")
+            return
+        named = {}
+        for line, span in page.spans:
+            if re.fullmatch(r"/[\w/{}-]*", span):
+                named.setdefault(span, line)
+        for route in sorted(routes | set(named)):
+            self.count("paths")
+            if route not in named:
+                self.problem(path, 1, f"`{route}` is missing")
+            elif route not in routes:
+                self.problem(path, named[route], f"`{route}` is not answered")
+
     def tests(self):
         functions = set()
         for folder in ("src", "tests", "crates"):
@@ -380,6 +400,7 @@ def verify(root, binary=None):
     checker.keys()
     checker.alerts()
     checker.metrics()
+    checker.routes()
     checker.tests()
     if binary:
         checker.commands(binary)
@@ -392,8 +413,8 @@ def self_test():
     """A small tree with one mistake of each kind: each must be found, and nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for path in ("docs", "config", "monitoring", "systemd", "src"):
-            (root / path).mkdir()
+        for path in ("docs", "config", "monitoring", "systemd", "src/http"):
+            (root / path).mkdir(parents=True)
         (root / "config/relay.yaml").write_text(
             "# Prose: not a key.\nfollow:\n  # Pause between two reads.\n  poll: 10ms\n"
             "kafka:\n  properties: {}\noutboxes:\n  -\n    columns:\n      # id: id\n"
@@ -410,6 +431,8 @@ def self_test():
             "`outbox_relay_good`, `a::tests::a_test_that_is`, `a::tests::a_test_that_was`\n"
         )
         (root / "src/a.rs").write_text("fn a_test_that_is() {}\n")
+        (root / "src/http/mod.rs").write_text('.route("/here", get(a)).route("/api/{id}", get(b))')
+        (root / "docs/http.md").write_text("`/here`, `/gone`\n")
         (root / "docs/runbook.md").write_text("## OutboxRelayGone\n## OutboxRelayDown\n")
         (root / "monitoring/alerts.yaml").write_text("- alert: OutboxRelayDown\n- alert: OutboxRelayNew\n")
         (root / "systemd/a.service").write_text("# see docs/a.md#the-key-x and docs/a.md#no-such\n")
@@ -433,6 +456,8 @@ def self_test():
             "README.md:5: `outbox-relay run` has no flag `--fast`",
             "README.md:5: `outbox-relay` has no command `walk`",
             "docs/a.md:7: `outbox_relay_bad` is no metric of docs/metrics.md",
+            "docs/http.md:1: `/api/{id}` is missing",
+            "docs/http.md:1: `/gone` is not answered",
             "docs/metrics.md:1: there is no test `a::tests::a_test_that_was`",
             "docs/runbook.md:1: OutboxRelayGone is no alert of monitoring/alerts.yaml",
             "monitoring/alerts.yaml:1: OutboxRelayNew has no heading in docs/runbook.md",
