@@ -8,6 +8,8 @@
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /src
 COPY . .
+# `tls,otlp` exports spans, too (docs/tracing.md).
+ARG FEATURES=tls
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     --mount=type=cache,target=/src/target,sharing=locked \
     docker/build.sh /out
