@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 msrv=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 case "$msrv" in *.*.*) toolchain=$msrv ;; *) toolchain=$msrv.0 ;; esac
 if ! rustup run "$toolchain" rustc --version >/dev/null 2>&1 &&
-  ! rustup toolchain install "$toolchain" --profile minimal --no-self-update; then
+  ! timeout 300 rustup toolchain install "$toolchain" --profile minimal --no-self-update; then
   # Whoever only looks whether it compiles here goes on without.
   [ "${1:-}" = --if-available ] || exit 1
   echo "skipped: Rust $toolchain cannot be had here"
