@@ -21,7 +21,8 @@ use crate::dead_letters::filter::Filter;
 use crate::dead_letters::find::Find;
 use crate::dead_letters::replay::{Action, Order};
 use crate::dead_letters::types::Types;
-use crate::dead_letters::{DeadLetter, Reason, view};
+use crate::dead_letters::{self, DeadLetter, Reason, view};
+use crate::event::Record;
 use crate::runtime::Live;
 use crate::runtime::daemon::Current;
 
@@ -29,6 +30,8 @@ use crate::runtime::daemon::Current;
 const MOST_LETTERS: usize = 1_000;
 /// Whole dead letters of one answer at most. Of one event id there is one, but for repeated ids.
 const MOST_WHOLE: usize = 100;
+/// Bytes of their records and rows after which no more are added to an answer.
+const MOST_BYTES: usize = 8 << 20;
 
 impl Current {
     /// The relay, if it runs.
@@ -104,8 +107,12 @@ pub(super) async fn list(
     let Query(wanted) = wanted?;
     let current = state.current();
     let live = current.live()?;
-    let all = wanted.whole;
-    let most = if all { MOST_WHOLE } else { MOST_LETTERS };
+    let wanted_whole = wanted.whole;
+    let most = if wanted_whole {
+        MOST_WHOLE
+    } else {
+        MOST_LETTERS
+    };
     let limit = wanted.limit.unwrap_or(100).min(most);
     let filter = wanted.filter()?;
     if let Some(table) = &filter.table {
@@ -113,22 +120,17 @@ pub(super) async fn list(
     }
     let tables = current.config.tables();
     let mut find = Find::new(&live.letters, &tables, &filter);
-    let mut types = Types::new(live.session.clone(), current.config.clone());
+    if wanted_whole {
+        let (letters, more) = wholes(&current, &live, find, limit).await?;
+        return Ok(Json(json!({ "dead_letters": letters, "more": more })));
+    }
     let (mut letters, mut more) = (Vec::new(), false);
-    while let Some(outline) = find.next().await.map_err(|error| Refusal::failed(&error))? {
+    while let Some(letter) = find.next().await.map_err(|error| Refusal::failed(&error))? {
         more = letters.len() == limit;
         if more {
             break;
         }
-        if !all {
-            letters.push(Value::Object(view::outline(&outline)));
-            continue;
-        }
-        let letter = live.letters.get(&outline).await;
-        // It may be gone meanwhile.
-        if let Some(letter) = letter.map_err(|error| Refusal::failed(&error))? {
-            letters.push(whole(&letter, &mut types).await);
-        }
+        letters.push(Value::Object(view::outline(&letter)));
     }
     Ok(Json(json!({ "dead_letters": letters, "more": more })))
 }
@@ -145,23 +147,37 @@ pub(super) async fn show(
         ..Filter::default()
     };
     let tables = current.config.tables();
-    let mut find = Find::new(&live.letters, &tables, &filter);
-    let mut types = Types::new(live.session.clone(), current.config.clone());
-    let mut letters = Vec::new();
-    while let Some(outline) = find.next().await.map_err(|error| Refusal::failed(&error))? {
-        if letters.len() == MOST_WHOLE {
-            break;
-        }
-        let letter = live.letters.get(&outline).await;
-        // It may be gone meanwhile.
-        if let Some(letter) = letter.map_err(|error| Refusal::failed(&error))? {
-            letters.push(whole(&letter, &mut types).await);
-        }
-    }
+    let find = Find::new(&live.letters, &tables, &filter);
+    let (letters, more) = wholes(&current, &live, find, MOST_WHOLE).await?;
     if letters.is_empty() {
         return Err(Refusal::unknown(format!("there is none of event {id}")));
     }
-    Ok(Json(json!({ "dead_letters": letters })))
+    Ok(Json(json!({ "dead_letters": letters, "more": more })))
+}
+
+/// All of so many dead letters, as far as they fit into one answer, and whether there are more. The
+/// first one is there whatever its size.
+async fn wholes(
+    current: &Current,
+    live: &Live,
+    mut find: Find<'_>,
+    limit: usize,
+) -> Result<(Vec<Value>, bool), Refusal> {
+    let failed = |error: dead_letters::Error| Refusal::failed(&error);
+    let mut types = Types::new(live.session.clone(), current.config.clone());
+    let (mut letters, mut bytes) = (Vec::new(), 0);
+    while let Some(outline) = find.next().await.map_err(failed)? {
+        if letters.len() == limit || bytes >= MOST_BYTES {
+            return Ok((letters, true));
+        }
+        // It may be gone meanwhile.
+        if let Some(letter) = live.letters.get(&outline).await.map_err(failed)? {
+            bytes += letter.record.as_ref().map_or(0, Record::size);
+            bytes += letter.row.as_ref().map_or(0, |row| row.size());
+            letters.push(whole(&letter, &mut types).await);
+        }
+    }
+    Ok((letters, false))
 }
 
 async fn whole(letter: &DeadLetter, types: &mut Types) -> Value {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use scylla::frame::response::result::ColumnType;
 
 use super::seen::Seen;
-use super::{Broken, Closed, Delivery, Handle, Origin};
+use super::{Broken, Closed, Delivery, Handle};
 use crate::ack::Ack;
 use crate::dead_letters::{KeptRow, Label};
 use crate::decode::{Decision, Decoder, Reason, SkipReason};
@@ -95,16 +95,12 @@ impl PublishIntake {
     pub async fn take(&mut self, change: &Change, ack: Ack) -> Result<Taken, Closed> {
         let record = match self.decoder.decode(change) {
             Decision::Event(event) => {
-                let origin = Origin {
-                    read_at: change.read_at,
-                    traceparent: event.traceparent.as_deref().map(Box::from),
-                };
                 let label = Label {
                     event_id: event.id.clone(),
                     event_type: event.event_type.clone(),
                 };
                 let routed = self.router.route(event).map_err(Unpublishable::from);
-                routed.map(|record| (record, label, origin))
+                routed.map(|record| (record, label))
             }
             Decision::Skip(reason) => {
                 self.skipped(reason);
@@ -114,7 +110,7 @@ impl PublishIntake {
             Decision::Undecodable(reason) => Err(Unpublishable::from(reason)),
         };
         match record {
-            Ok((record, label, origin)) => {
+            Ok((record, label)) => {
                 let micros = change.position.micros();
                 let seen = self.seen.as_mut();
                 let repeats = seen.is_some_and(|seen| seen.repeats(&record, micros));
@@ -130,7 +126,7 @@ impl PublishIntake {
                     record,
                     label,
                     ack,
-                    origin,
+                    read_at: change.read_at,
                 };
                 self.handle.submit(delivery).await?;
                 Ok(Taken::Submitted)
@@ -152,10 +148,7 @@ impl PublishIntake {
                     reason: reason.to_string(),
                     row: KeptRow::of(change, &self.types),
                     ack,
-                    origin: Origin {
-                        read_at: change.read_at,
-                        traceparent: None,
-                    },
+                    read_at: change.read_at,
                 };
                 self.handle.submit_broken(broken).await?;
                 Ok(Taken::Submitted)

@@ -60,27 +60,8 @@ pub struct Delivery {
     pub label: Label,
     /// Settled when the record is durable.
     pub ack: Ack,
-    /// Where it comes from, for its trace.
-    pub origin: Origin,
-}
-
-/// What a trace tells of an event's way before the pipeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
     /// When the page was asked for that has shown the row.
     pub read_at: Instant,
-    /// The W3C trace context of the write.
-    pub traceparent: Option<Box<str>>,
-}
-
-impl Origin {
-    /// A row that was read now, without a trace context.
-    pub fn untraced() -> Self {
-        Self {
-            read_at: Instant::now(),
-            traceparent: None,
-        }
-    }
 }
 
 /// A row that should be an event and cannot be made a record.
@@ -98,8 +79,8 @@ pub struct Broken {
     pub row: KeptRow,
     /// Settled when the dead letter is durable.
     pub ack: Ack,
-    /// Where it comes from, for its trace.
-    pub origin: Origin,
+    /// When the page was asked for that has shown the row.
+    pub read_at: Instant,
 }
 
 /// A dead letter that is to be published after all.

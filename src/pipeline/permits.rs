@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::core::{Core, Item, Kind};
-use super::{Broken, Delivery, Origin, Replay, Replayed};
+use super::{Broken, Delivery, Replay, Replayed};
 use crate::ack::{Ack, Settled};
 use crate::config;
 use crate::dead_letters::parking::Quiet;
@@ -89,16 +89,16 @@ pub struct Admitted {
     pub(super) label: Label,
     pub(super) content: Content,
     pub(super) owner: Owner,
-    /// `None` for a replay.
-    pub(super) origin: Option<Origin>,
     pub(super) times: Times,
     _event: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
 
-/// When an item was handed over and last attempted, and how often.
+/// When an item was read, handed over and last attempted, and how often.
 #[derive(Debug)]
 pub(super) struct Times {
+    /// `None` for a replay.
+    pub(super) read: Option<Instant>,
     pub(super) submitted: Instant,
     pub(super) sent: Cell<Option<Instant>>,
     pub(super) attempts: Cell<u32>,
@@ -329,12 +329,12 @@ impl Handle {
             record,
             label,
             ack,
-            origin,
+            read_at,
         } = delivery;
         let key = record.key.clone();
         let content = Content::Record(record);
         let owner = Owner::Row(ack);
-        self.admit(table, key, label, content, owner, Some(origin))
+        self.admit(table, key, label, content, owner, Some(read_at))
             .await
     }
 
@@ -348,12 +348,12 @@ impl Handle {
             reason,
             row,
             ack,
-            origin,
+            read_at,
         } = broken;
         let row = Arc::new(row);
         let content = Content::Broken { reason, row };
         let owner = Owner::Row(ack);
-        self.admit(table, key, label, content, owner, Some(origin))
+        self.admit(table, key, label, content, owner, Some(read_at))
             .await
     }
 
@@ -431,9 +431,10 @@ impl Handle {
         label: Label,
         content: Content,
         owner: Owner,
-        origin: Option<Origin>,
+        read: Option<Instant>,
     ) -> Result<(), Closed> {
         let times = Times {
+            read,
             submitted: Instant::now(),
             sent: Cell::new(None),
             attempts: Cell::new(0),
@@ -456,7 +457,6 @@ impl Handle {
             label,
             content,
             owner,
-            origin,
             times,
             _event: event,
             _bytes: bytes,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Replayed;
 use super::core::{Act, Core, Item, fatal_last};
 use super::failure_log::FailureLog;
+use super::journey::Told;
 use super::keeper::{Keeper, Kept};
 use super::permits::{Admitted, Input};
 use crate::config;
@@ -62,7 +63,7 @@ pub struct Pipeline {
     pub(super) tables: Vec<String>,
     kafka: Option<Reporter>,
     /// Is told of what is done with.
-    pub(super) journal: Option<Arc<dyn Journal>>,
+    pub(super) told: Option<Told>,
     publish_until: Option<watch::Receiver<Instant>>,
     drain_timeout: Duration,
     origin: Instant,
@@ -101,7 +102,7 @@ impl Pipeline {
             keeper: None,
             tables: Vec::new(),
             kafka: None,
-            journal: None,
+            told: None,
             publish_until: None,
             drain_timeout: config.shutdown.drain_timeout,
             origin: Instant::now(),
@@ -122,10 +123,11 @@ impl Pipeline {
         self
     }
 
-    /// Tells `journal` of every event that is done with.
+    /// Tells `journal` of every event that is done with. Its trace context is in the header of this
+    /// name, of each table by its id.
     #[must_use]
-    pub fn with_journal(mut self, journal: Arc<dyn Journal>) -> Self {
-        self.journal = Some(journal);
+    pub fn with_journal(mut self, journal: Arc<dyn Journal>, headers: Vec<Option<String>>) -> Self {
+        self.told = Some(Told { journal, headers });
         self
     }
 

@@ -84,7 +84,8 @@ impl Relay {
             Some(until) => pipeline.with_limit(until),
         };
         let notes = journeys::Notes::default();
-        let pipeline = pipeline.with_journal(Arc::new(notes.clone()));
+        let pipeline =
+            pipeline.with_journal(Arc::new(notes.clone()), vec![Some("trace".to_owned())]);
         let (phase, phases) = watch::channel(Phase::Running);
         let (settle, settled) = mpsc::unbounded_channel();
         let mut run = JoinSet::new();
@@ -127,7 +128,7 @@ impl Relay {
             },
             label: Label::default(),
             ack: Ack::new(Settled { group: 0, row }, self.settle.clone()),
-            origin: Origin::untraced(),
+            read_at: Instant::now(),
         }
     }
 

@@ -147,18 +147,21 @@ pub async fn run(
     };
     hooks.health.close();
     hooks.live.send_replace(None);
+    let journal = relay.journal.take();
     let lost = |fatal: &Fatal| fatal.task.kind == Kind::Lease;
     let fatal = match fatal {
         Some(fatal) if lost(&fatal) => {
             // Its new owner has begun where the last checkpoint is: every word more is one too many.
             tracing::error!("the relay ends at once, without a last checkpoint");
             drop(relay);
+            close(journal).await;
             return Err(fatal.into());
         }
         other => other,
     };
     let (summary, more) = relay.stop(config.shutdown.drain_timeout).await;
     give_up(&ownership).await;
+    close(journal).await;
     tracing::info!(
         published = summary.published,
         left = summary.left,
@@ -217,7 +220,9 @@ impl Relay {
         });
         let mut pipeline = pipeline.with_limit(until);
         if let Some(journal) = &relay.journal {
-            pipeline = pipeline.with_journal(Arc::clone(journal));
+            let headers = config.outboxes.iter();
+            let headers = headers.map(|outbox| outbox.standard_headers.traceparent.clone());
+            pipeline = pipeline.with_journal(Arc::clone(journal), headers.collect());
         }
         let health = |part| hooks.health.reporter(part);
         let pipeline = pipeline.with_health(health(Part::Kafka), health(Part::DeadLetters));
@@ -359,10 +364,6 @@ impl Relay {
             finish: LAST_CHECKPOINT,
         };
         let stopped = self.supervisor.stop(deadlines).await;
-        if let Some(journal) = self.journal.take() {
-            // Spans that are lost are no reason to stay.
-            drop(tokio::task::spawn_blocking(move || journal.close()).await);
-        }
         for task in &stopped.unfinished {
             tracing::warn!(
                 %task,
@@ -377,6 +378,14 @@ impl Relay {
             checkpointed: stopped.unfinished.is_empty(),
         };
         (summary, stopped.fatal)
+    }
+}
+
+/// Passes on what a journal holds. Nobody waits for it: the relay's name is free already.
+async fn close(journal: Option<Arc<dyn Journal>>) {
+    if let Some(journal) = journal {
+        // What is lost of it is no reason to fail.
+        drop(tokio::task::spawn_blocking(move || journal.close()).await);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Logs, counters and spans.
 //!
-//! Owns the set-up of `tracing`, the counters that the parts raise, and the export of spans. Never holds a payload, a
-//! key or a secret. Lines go to standard error and, if asked for, to files: when their disk is full
-//! or slow, lines are lost and the relay goes on.
+//! Owns the set-up of `tracing`, the counters that the parts raise, and the export of spans. Never
+//! holds a payload, a key or a secret. Lines go to standard error and, if asked for, to files: when
+//! their disk is full or slow, lines are lost and the relay goes on.
 
 mod files;
 pub mod histogram;

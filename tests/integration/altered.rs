@@ -1,7 +1,6 @@
 //! Outbox tables that are altered, dropped, or lose their log while the relay runs.
 
-use crate::support::bench::{Bench, Setup};
-use crate::support::database::Database;
+use crate::support::bench::Bench;
 use crate::support::kafka::Broker;
 use crate::support::traffic::{Plan, tables};
 use crate::support::{kafka, oracle};
@@ -15,12 +14,7 @@ const FEW: Plan = Plan {
 };
 
 async fn bench(broker: &Broker) -> Result<Bench> {
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more: "follow: { generation_poll: 200ms }",
-        ..Setup::default()
-    };
-    Bench::with(Database::start().await?, setup).await
+    Bench::configured(&broker.bootstrap, "follow: { generation_poll: 200ms }").await
 }
 
 async fn run(bench: &Bench, cql: &str) -> Result<()> {

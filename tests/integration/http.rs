@@ -1,8 +1,7 @@
 //! What the relay tells and takes over HTTP, as a process with a genuine broker.
 
-use crate::support::bench::{Bench, Setup};
+use crate::support::bench::Bench;
 use crate::support::collector::Record;
-use crate::support::database::Database;
 use crate::support::http::{Client, TOKEN};
 use crate::support::traffic::{Plan, tables};
 use crate::support::{free_port, kafka, oracle, until};
@@ -15,12 +14,7 @@ const HUGE: usize = 100_000;
 
 async fn bench(broker: &kafka::Broker, client: &Client, more: &str) -> Result<Bench> {
     let more = format!("{}{more}", client.configuration());
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more: &more,
-        ..Setup::default()
-    };
-    Bench::with(Database::start().await?, setup).await
+    Bench::configured(&broker.bootstrap, &more).await
 }
 
 async fn write(bench: &Bench, key: &str, payload: &str) -> Result<String> {
@@ -257,6 +251,28 @@ async fn ended(client: &Client, answer: &Value) -> Result<Value> {
     })
     .await?;
     Ok(report)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_holds_more_than_some_megabytes_of_dead_letters() -> Result<()> {
+    let Some(broker) = kafka::broker("large dead letters over HTTP").await else {
+        return Ok(());
+    };
+    let client = Client::new()?;
+    let bench = bench(&broker, &client, "").await?;
+    let topic = &bench.topics[0];
+    kafka::set_topic(&broker.bootstrap, topic, "max.message.bytes", "50000").await?;
+    let relay = bench.relay.start().await?;
+    for _ in 0..99 {
+        write(&bench, "poison", &"x".repeat(HUGE)).await?;
+    }
+    listed(&client, "?limit=1000", 99).await?;
+    let answer = client.json("/api/dead-letters?whole=true").await?;
+    let whole = answer["dead_letters"].as_array().context("a list")?;
+    // 8 MiB are passed by the 84th of 100,000 bytes and their headers.
+    assert_eq!((whole.len(), &answer["more"]), (84, &json!(true)));
+    assert!(whole.iter().all(|letter| letter["payload"].is_string()));
+    relay.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

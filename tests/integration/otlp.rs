@@ -1,7 +1,6 @@
 //! Spans of a relay that runs, as an OTLP receiver gets them.
 
-use crate::support::bench::{Bench, Setup};
-use crate::support::database::Database;
+use crate::support::bench::Bench;
 use crate::support::kafka;
 use crate::support::traffic::{Plan, tables};
 use crate::support::{free_port, oracle, until};
@@ -99,12 +98,7 @@ async fn a_receiver_gets_the_way_of_a_traced_event() -> Result<()> {
     };
     let receiver = Receiver::start().await?;
     let more = format!("otlp: {{ endpoint: \"http://{}/\" }}\n", receiver.address);
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more: &more,
-        ..Setup::default()
-    };
-    let bench = Bench::with(Database::start().await?, setup).await?;
+    let bench = Bench::configured(&broker.bootstrap, &more).await?;
     let relay = bench.relay.start().await?;
     // Not traced: they have no context.
     let plan = Plan {
@@ -189,12 +183,7 @@ async fn a_receiver_that_is_not_there_holds_up_nothing() -> Result<()> {
         "otlp: {{ endpoint: \"http://127.0.0.1:{}\", sample_one_in: 1, timeout: 200ms }}\n",
         free_port()?
     );
-    let setup = Setup {
-        direct: &broker.bootstrap,
-        more: &more,
-        ..Setup::default()
-    };
-    let bench = Bench::with(Database::start().await?, setup).await?;
+    let bench = Bench::configured(&broker.bootstrap, &more).await?;
     let relay = bench.relay.start().await?;
     // Five spans an event: more than may wait.
     let plan = Plan {

@@ -14,7 +14,7 @@ use scylla_cdc::cdc_types::StreamID;
 use scylla_emulator::Emulator;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::super::extent::Asked;
 use super::super::filter::Filter;
@@ -26,7 +26,7 @@ use super::super::*;
 use crate::ack::{Ack, Settled};
 use crate::event::{Position, Record, RowKey};
 use crate::pipeline::testing::{self, Seed};
-use crate::pipeline::{self, DeadLetterBox, Delivery, Handle, Origin, Summary};
+use crate::pipeline::{self, DeadLetterBox, Delivery, Handle, Summary};
 use crate::runtime::Phase;
 use crate::schema::own_tables;
 use crate::sink::scripted::{Control, ScriptedSink, Step};
@@ -280,7 +280,7 @@ impl Relay {
                 event_type: None,
             },
             ack: ack.of_streams(Arc::from([stream_id()])),
-            origin: Origin::untraced(),
+            read_at: Instant::now(),
         };
         let submitted = self.handle.submit(delivery).await;
         submitted.expect("the pipeline runs");

@@ -43,6 +43,14 @@ impl Notes {
     }
 }
 
+/// The trace context, in the header that the table's configuration names.
+fn header(context: &'static str) -> Header {
+    Header {
+        name: Arc::from("trace"),
+        value: Some(Bytes::from_static(context.as_bytes())),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_journal_is_told_of_what_is_published_and_of_what_is_kept() {
     let (mut relay, _shelf) = with_shelf(testing::config(), |send, record| match &record.key[..] {
@@ -51,7 +59,7 @@ async fn a_journal_is_told_of_what_is_published_and_of_what_is_kept() {
         _ => Step::Deliver,
     });
     let mut traced = relay.delivery("k", b"");
-    traced.origin.traceparent = Some("00-a-b-01".into());
+    traced.record.headers.push(header("00-a-b-01"));
     relay.handle.submit(traced).await.expect("it runs");
     relay.settled(1).await;
     relay.submit("big").await;
@@ -66,17 +74,13 @@ async fn a_journal_is_told_of_what_is_published_and_of_what_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_replay_is_told_with_the_trace_context_of_its_record() {
     let (relay, _shelf) = with_shelf(testing::config(), |_, _| Step::Deliver);
-    let header = Header {
-        name: Arc::from("traceparent"),
-        value: Some(Bytes::from_static(b"00-c-d-01")),
-    };
     let wanted = Replay {
         table: TableId(0),
         record: Record {
             topic: Arc::from("t"),
             key: Bytes::from_static(b"k"),
             payload: None,
-            headers: vec![header],
+            headers: vec![header("00-c-d-01")],
             timestamp_millis: 1,
         },
         label: Label::default(),

@@ -141,6 +141,16 @@ mod tests {
         assert_eq!(token.token, JWT);
         assert_eq!(token.principal_name, "relay");
         assert_eq!(token.lifetime_ms, 1_000_060_000);
+        // The same parts, padded as some do.
+        let padded = JWT.replace("lIn0.", "lIn0=.").replace("MH0.", "MH0=.");
+        let token = read(&padded).expect("a token");
+        assert_eq!(token.principal_name, "relay");
+        assert_eq!(token.lifetime_ms, 1_000_060_000);
+        // These are digits of the other alphabet, and of none.
+        for wrong in ["eyJzdWIi+", "eyJzdWIi/", "eyJ=zdWI"] {
+            let token = read(&format!("a.{wrong}.c")).expect("a token");
+            assert_eq!(token.principal_name, NOBODY, "{wrong}");
+        }
     }
 
     #[test]

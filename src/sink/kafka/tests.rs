@@ -22,7 +22,7 @@ use super::*;
 use crate::ack::{Ack, Settled};
 use crate::config::Config;
 use crate::event::{Header as EventHeader, Position, RowKey, TableId};
-use crate::pipeline::{self, Delivery, Handle, Origin, Summary, testing};
+use crate::pipeline::{self, Delivery, Handle, Summary, testing};
 use crate::runtime::Phase;
 use crate::telemetry::metrics::Metrics;
 
@@ -97,7 +97,7 @@ impl Relay {
                 record: record.clone(),
                 label: crate::dead_letters::Label::default(),
                 ack,
-                origin: Origin::untraced(),
+                read_at: Instant::now(),
             };
             self.handle
                 .submit(delivery)

@@ -41,8 +41,14 @@ pub(crate) struct Setup<'a> {
 
 impl Bench {
     pub(crate) async fn new(bootstrap: &str) -> Result<Self> {
+        Self::configured(bootstrap, "").await
+    }
+
+    /// As [`Bench::new`], with `more` in the relay's configuration.
+    pub(crate) async fn configured(bootstrap: &str, more: &str) -> Result<Self> {
         let setup = Setup {
             direct: bootstrap,
+            more,
             ..Setup::default()
         };
         Self::with(Database::start().await?, setup).await
