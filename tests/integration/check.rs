@@ -410,7 +410,7 @@ async fn a_genuine_kafka_tells_what_it_will_do_with_records() -> Result<()> {
         "ok",
         &["not checked: there is no such topic"],
     );
-    report.assert_found("topic-access", &topic, "ok", &["may be described"]);
+    report.assert_found("topic-access", &topic, "ok", &["may be written"]);
     report.assert_found("topic-size", &topic, "ok", &["1048588 bytes"]);
     report.assert_found("topic-durability", &topic, "ok", &["min.insync.replicas=1"]);
     report.assert_found(

@@ -4,15 +4,20 @@ use crate::support::bench::{Bench, Setup};
 use crate::support::database::Database;
 use crate::support::kafka;
 use crate::support::kafka::Broker;
-use crate::support::relay::ATTEMPT_FAILED;
+use crate::support::relay::{ATTEMPT_FAILED, Relay};
 use crate::support::traffic::Plan;
+use crate::support::unique;
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 const PLAN: Plan = Plan {
     events: 100,
     keys: 20,
     ahead: 100,
 };
+
+/// What `check` says of a topic that may be written.
+const WRITES: (&str, &str) = ("ok", "may be written");
 
 /// How the relay logs in.
 fn credentials(user: &str, password: &str) -> String {
@@ -74,4 +79,56 @@ async fn a_wrong_password_publishes_nothing_and_loses_nothing() -> Result<()> {
 async fn a_user_who_may_not_write_is_told_what_to_grant() -> Result<()> {
     let said = [ATTEMPT_FAILED, "grant the relay's principal WRITE"];
     refused("no authorization", "guest", "secret", &said).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_tells_which_topics_may_not_be_written() -> Result<()> {
+    let case = "rights to topics";
+    let Some(broker) = kafka::node_broker(case).await else {
+        return Ok(());
+    };
+    let node = broker.node().context("a node")?;
+    let [hidden, seen, written] = ["hidden", "seen", "written"].map(unique);
+    let topics = [hidden.clone(), seen.clone(), written.clone()];
+    kafka::create_topics(&broker.bootstrap, &topics).await?;
+    node.allow("guest", "Describe", &seen)?;
+    node.allow("guest", "Write", &written)?;
+    let outbox = |topic| format!("{{ table: shop.outbox_{topic}, topic: {topic} }}");
+    let outboxes: Vec<String> = topics.iter().map(outbox).collect();
+    let database = Database::start().await?;
+    let yaml = format!(
+        "scylla: {{ nodes: [\"{}\"] }}\noutboxes: [{}]\n",
+        database.node,
+        outboxes.join(", ")
+    );
+    for (user, rights) in [
+        ("relay", [WRITES, WRITES, WRITES]),
+        (
+            "guest",
+            [
+                ("error", "may not be described"),
+                ("error", "may only describe it"),
+                WRITES,
+            ],
+        ),
+    ] {
+        let relay = Relay::with(&yaml, &credentials(user, "secret"))?;
+        let brokers = format!("kafka.brokers=[\"{}\"]", node.login());
+        let arguments = ["check", "--output", "json", "--set", &brokers];
+        let output = relay.output(&arguments).await?;
+        let printed: Value = serde_json::from_slice(&output.stdout)?;
+        for (topic, (level, words)) in topics.iter().zip(rights) {
+            let findings = printed["findings"].as_array().context("a list")?;
+            let about = |finding: &&Value| {
+                let subject = format!("topic {topic}");
+                finding["code"] == "topic-access" && finding["subject"] == subject.as_str()
+            };
+            let found = findings.iter().find(about);
+            let found = found.with_context(|| format!("nothing about {topic}: {printed:#}"))?;
+            assert_eq!(found["level"], level, "{user}: {found}");
+            let message = found["message"].as_str().unwrap_or_default();
+            assert!(message.contains(words), "{user}: {found}");
+        }
+    }
+    Ok(())
 }

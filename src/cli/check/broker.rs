@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::client::OAuthToken;
+use rdkafka::client::{Client, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::metadata::{Metadata, MetadataBroker, MetadataTopic};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 
+use super::access;
 use super::code::Code;
 use super::finding::{Finding, Findings};
 use super::topics::{self, Described, Settings};
@@ -57,7 +58,8 @@ pub(super) fn check(config: &Config, outboxes: &[Outbox]) -> Findings {
             let nodes = if brokers == 1 { "broker" } else { "brokers" };
             let message = format!("answers; {brokers} {nodes}");
             findings.push(Finding::ok(Code::KafkaConnection, subject.clone(), message));
-            let cluster = Cluster::describe(config, outboxes, &metadata, properties);
+            let cluster =
+                Cluster::describe(config, outboxes, producer.client(), &metadata, &properties);
             findings.push(topics::version(&subject, &cluster.described.broker));
             findings.push(topics::auto_creation(&subject, &cluster.described.broker));
             for outbox in outboxes {
@@ -95,9 +97,11 @@ fn unreachable(subject: String, error: &KafkaError, heard: &Heard) -> Finding {
 
 /// What Kafka says of itself and of the topics.
 struct Cluster<'m> {
+    client: &'m Client<Heard>,
     metadata: &'m Metadata,
+    /// The broker that is asked.
+    broker: Option<i32>,
     described: Described,
-    properties: ClientConfig,
     /// `message.max.bytes`, if a person has set it.
     largest: Option<u64>,
 }
@@ -106,8 +110,9 @@ impl<'m> Cluster<'m> {
     fn describe(
         config: &Config,
         outboxes: &[Outbox],
+        client: &'m Client<Heard>,
         metadata: &'m Metadata,
-        properties: ClientConfig,
+        properties: &ClientConfig,
     ) -> Self {
         let broker = metadata.brokers().first().map(MetadataBroker::id);
         let mut names: Vec<&str> = Vec::new();
@@ -121,9 +126,10 @@ impl<'m> Cluster<'m> {
         let users = &config.kafka.properties;
         let largest = set.iter().find_map(|name| users.get(*name));
         Self {
-            described: topics::describe(&properties, broker, &names, PATIENCE),
+            described: topics::describe(properties, broker, &names, PATIENCE),
+            client,
             metadata,
-            properties,
+            broker,
             largest: largest.and_then(|value| value.parse().ok()),
         }
     }
@@ -132,8 +138,17 @@ impl<'m> Cluster<'m> {
     fn topics(&self, outbox: &Outbox, findings: &mut Findings) {
         let creates = topics::creates_topics(&self.described.broker);
         findings.push(topic(outbox, self.metadata, creates));
-        if let Some(name) = fixed(outbox) {
-            findings.push(topics::access(&self.properties, &name, PATIENCE));
+        let fixed = fixed(outbox);
+        let seen = fitting(outbox, self.metadata).take(DESCRIBED_TOPICS);
+        let mut names: Vec<&str> = seen.map(MetadataTopic::name).collect();
+        if let Some(name) = &fixed
+            && !names.contains(&name.as_str())
+        {
+            // One that is hidden from the relay's user is not among those that are seen.
+            names.push(name);
+        }
+        for finding in access::check(self.client, self.broker, &names, PATIENCE) {
+            findings.push(finding);
         }
         let brokers = self.metadata.brokers().len();
         let unknown: Settings = Err("too many topics fit".to_owned());

@@ -8,6 +8,7 @@
 //!    used: what it would say of a cluster might be wrong.
 //! 3. Every warning and every error has a remedy.
 
+mod access;
 mod broker;
 #[cfg(feature = "tls")]
 mod certificates;

@@ -9,10 +9,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfig};
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::metadata::MetadataTopic;
-use rdkafka::types::RDKafkaRespErr;
 
 use super::code::Code;
 use super::finding::Finding;
@@ -105,48 +102,6 @@ fn settings(resource: ConfigResource) -> HashMap<String, String> {
 
 fn refused(code: RDKafkaErrorCode) -> String {
     format!("{code} (it needs the right DESCRIBE_CONFIGS)")
-}
-
-/// Whether the relay's user may describe a topic: who may write it, may do that too. Nothing is created.
-/// Blocks.
-pub(super) fn access(properties: &ClientConfig, topic: &str, patience: Duration) -> Finding {
-    let subject = format!("topic {topic}");
-    // A consumer's requests create no topic, a producer's may.
-    let mut properties = properties.clone();
-    properties.set("allow.auto.create.topics", "false");
-    let consumer = match BaseConsumer::from_config(&properties) {
-        Ok(consumer) => consumer,
-        Err(error) => return Finding::unknown(Code::TopicAccess, subject, error),
-    };
-    match consumer.fetch_metadata(Some(topic), patience) {
-        Ok(metadata) => {
-            let error = metadata.topics().first().and_then(MetadataTopic::error);
-            judge_access(subject, error)
-        }
-        Err(error) => Finding::unknown(Code::TopicAccess, subject, error),
-    }
-}
-
-fn judge_access(subject: String, error: Option<RDKafkaRespErr>) -> Finding {
-    match error {
-        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) => Finding::error(
-            Code::TopicAccess,
-            subject,
-            "may not be described by the relay's user, and so not be written",
-            "grant the relay's principal WRITE on the topic (kafka-acls.sh --add --allow-principal \
-             User:… --operation Write --topic …), and CREATE if the broker is to create it",
-        ),
-        Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) => {
-            Finding::unknown(Code::TopicAccess, subject, "there is no such topic yet")
-        }
-        Some(other) => Finding::unknown(Code::TopicAccess, subject, RDKafkaErrorCode::from(other)),
-        None => Finding::ok(
-            Code::TopicAccess,
-            subject,
-            "may be described by the relay's user; whether it may be written is not checked: librdkafka's \
-             interface here does not tell authorized operations, and nothing is published to try",
-        ),
-    }
 }
 
 /// Whether the broker creates topics by itself; none if it does not tell.
@@ -373,15 +328,5 @@ mod tests {
             );
             assert!(version("Kafka", &dark).message.starts_with("not checked"));
         }
-    }
-
-    #[test]
-    fn who_may_not_describe_a_topic_may_not_write_it() {
-        let judge = |error| judge_access("t".to_owned(), error);
-        let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
-        assert_eq!(judge(Some(refused)).level, Level::Error);
-        let missing = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-        assert!(judge(Some(missing)).message.starts_with("not checked"));
-        assert_eq!(judge(None).level, Level::Ok);
     }
 }

@@ -152,6 +152,23 @@ impl Node {
         Proxy::on(Arc::clone(advertised), upstream)
     }
 
+    /// Allows a user one kind of operation with one topic. Blocks.
+    pub(crate) fn allow(&self, user: &str, operation: &str, topic: &str) -> Result<()> {
+        let added = java(&self.libs, self.directory.path())?
+            .args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server"])
+            .arg(self.bootstrap())
+            .args(["--add", "--allow-principal", &format!("User:{user}")])
+            .args(["--operation", operation, "--topic", topic])
+            .output()
+            .context("run Java")?;
+        ensure!(
+            added.status.success(),
+            "allow {user} to {operation} {topic}: {}",
+            String::from_utf8_lossy(&added.stderr)
+        );
+        Ok(())
+    }
+
     /// Kills the broker, as a machine that loses power would.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.process.kill()?;
