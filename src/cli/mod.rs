@@ -13,6 +13,7 @@ pub mod demo;
 pub mod healthcheck;
 pub mod man;
 mod moment;
+mod out;
 pub mod schema;
 pub mod status;
 pub mod tail;
@@ -31,9 +32,25 @@ use crate::telemetry;
 /// Exit code for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const BAD_CONFIG: u8 = 78;
 
+const ROOT_HELP: &str = "\
+Examples:
+  outbox-relay check --config relay.yaml
+  outbox-relay run --config relay.yaml
+  outbox-relay status --config relay.yaml
+
+Environment:
+  OUTBOX_RELAY_CONFIG         the configuration file, where no --config is given
+  OUTBOX_RELAY__SECTION__KEY  sets one key, as in OUTBOX_RELAY__FOLLOW__POLL=20ms; overrides files
+
+Exit status:
+  0   done
+  1   failed, or a check has found an error
+  2   the command line cannot be understood
+  78  the configuration cannot be used";
+
 /// Publishes ScyllaDB outbox tables to Kafka.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_help = ROOT_HELP)]
 pub struct Cli {
     #[command(flatten)]
     global: Global,
@@ -44,9 +61,16 @@ pub struct Cli {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// Configuration file; a later one overrides an earlier one, key by key.
-    #[arg(long, short, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_name = "FILE",
+        env = "OUTBOX_RELAY_CONFIG"
+    )]
     config: Vec<PathBuf>,
-    /// Sets one key, as in --set follow.poll=20ms; overrides files and environment.
+    /// Sets one key, as in --set follow.poll=20ms, or --set 'outboxes=[{table: shop.outbox}]' for a list;
+    /// overrides files and environment.
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Log filter, as in `--log-level info,outbox_relay=debug`.
@@ -78,15 +102,23 @@ enum Command {
     /// Print events as they would be published; publish nothing.
     Tail(tail::Args),
     /// Show how far the tables have come, or set where a stopped relay goes on.
+    #[command(after_help = "Examples:\n  outbox-relay checkpoint show\n  \
+                            outbox-relay checkpoint reset --to 2h --dry-run")]
     Checkpoint(checkpoint::Args),
     /// List, show, replay, discard and export events that could not be published.
+    #[command(after_help = "Examples:\n  outbox-relay dead-letters list\n  \
+                            outbox-relay dead-letters replay --reason permanent --dry-run")]
     DeadLetters(dead_letters::Args),
     /// Show how a relay is: lag and W of its tables, owner, breaker, dead letters.
     Status(status::Args),
     /// Ask a running relay whether it is well; for health checks of containers.
     Healthcheck(healthcheck::Args),
     /// Look at the configuration.
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  outbox-relay config print\n  \
+                                        outbox-relay config reference > relay.yaml"
+    )]
     Config(ConfigCommand),
     /// Print completions for a shell.
     Completions(completions::Args),
@@ -126,6 +158,9 @@ pub fn main() -> ExitCode {
                 eprintln!("{error}");
                 return ExitCode::from(BAD_CONFIG);
             }
+            if out::closed(&error) {
+                return ExitCode::SUCCESS;
+            }
             eprintln!("outbox-relay: {error:#}");
             ExitCode::FAILURE
         }
@@ -144,17 +179,14 @@ fn execute(cli: &Cli) -> Result<ExitCode> {
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::Config(ConfigCommand::Schema) => {
-            println!("{}", serde_json::to_string_pretty(&config::schema())?);
-            Ok(())
+            out::line(serde_json::to_string_pretty(&config::schema())?)
         }
-        Command::Config(ConfigCommand::Reference) => {
-            print!("{}", config::reference());
-            Ok(())
-        }
+        Command::Config(ConfigCommand::Reference) => out::text(config::reference()),
         Command::Config(ConfigCommand::Print { output }) => print_config(&load(cli)?, *output),
         #[cfg(feature = "demo")]
         Command::Demo(args) => {
             let filter = cli.global.log_level.as_deref().unwrap_or("warn");
+            telemetry::filter::parse(filter).context("understand --log-level")?;
             let logs = telemetry::start_stderr(filter);
             block_on(demo::run(args, logs.level()))
         }
@@ -230,10 +262,9 @@ fn sources(cli: &Cli) -> Sources {
 
 fn print_config(loaded: &Loaded, output: OutputFormat) -> Result<()> {
     match output {
-        OutputFormat::Text => print!("{}", loaded.to_yaml()?),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&loaded.to_json()?)?),
+        OutputFormat::Text => out::text(loaded.to_yaml()?),
+        OutputFormat::Json => out::line(serde_json::to_string_pretty(&loaded.to_json()?)?),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use outbox_writer::{DdlOptions, Layout};
 use scylla::client::session::Session;
 use serde::Serialize;
 
-use super::OutputFormat;
+use super::{OutputFormat, out};
 use crate::config::{Columns, Config, Outbox, TableName, TopicPart};
 use crate::schema::own_tables;
 use crate::scylla as cluster;
@@ -65,10 +65,9 @@ pub async fn run(config: &Config, args: &Args) -> Result<()> {
         )?
     };
     match args.output {
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&items)?),
-        OutputFormat::Text => items.iter().for_each(print),
+        OutputFormat::Json => out::line(serde_json::to_string_pretty(&items)?),
+        OutputFormat::Text => items.iter().try_for_each(print),
     }
-    Ok(())
 }
 
 /// Creates what is missing for `config`; a keyspace gets `replication_factor` copies.
@@ -81,11 +80,11 @@ pub(super) async fn create_missing(
     apply(session, config, replication_factor).await.map(drop)
 }
 
-fn print(item: &Item) {
+fn print(item: &Item) -> Result<()> {
     match item.state {
-        None => println!("{};\n", item.cql),
-        Some(State::Exists) => println!("exists   {}", item.name),
-        Some(State::Created) => println!("created  {}", item.name),
+        None => out::line(format_args!("{};\n", item.cql)),
+        Some(State::Exists) => out::line(format_args!("exists   {}", item.name)),
+        Some(State::Created) => out::line(format_args!("created  {}", item.name)),
     }
 }
 

@@ -58,7 +58,7 @@ impl Loaded {
             ("scylla.tls", old.scylla.tls != new.scylla.tls),
             (
                 "kafka.properties",
-                old.kafka.properties != new.kafka.properties,
+                old.kafka.properties != new.kafka.properties || old.kafka.files != new.kafka.files,
             ),
         ];
         for (key, differs) in secrets {
@@ -150,6 +150,26 @@ mod tests {
         assert_eq!(
             (&*changes[0].key, changes[0].effect),
             ("http.admin_token", Effect::AtOnce)
+        );
+    }
+
+    #[test]
+    fn a_certificate_that_is_renewed_in_its_place_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let location = format!("kafka.properties.ssl.ca.location={}", file.path().display());
+        let load = |held: &str| {
+            std::fs::write(file.path(), held).expect("a file");
+            with(&[&location])
+        };
+        let old = load("one");
+        assert_eq!(old.changes(&load("one")), []);
+        let changed = old.changes(&load("another"));
+        assert_eq!(
+            changed,
+            [Change {
+                key: "kafka.properties".to_owned(),
+                effect: Effect::PartsAnew
+            }]
         );
     }
 }

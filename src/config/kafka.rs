@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
+use twox_hash::XxHash3_64;
 
 use super::path::Path;
 use super::raw;
@@ -84,20 +85,40 @@ pub(super) fn resolve(raw: &raw::Kafka, path: &Path, reader: &mut Reader<'_>) ->
             properties.insert(name.clone(), secret.expose().to_owned());
         }
     }
+    let files = contents(&properties);
     let oauth_token_file = token_file(raw, &properties, path, reader);
     Kafka {
         brokers: raw.brokers.clone(),
         properties,
+        files,
         oauth_token_file,
     }
+}
+
+/// Properties that name a file of TLS.
+fn is_file(name: &str) -> bool {
+    const FILES: [&str; 5] = ["ca", "certificate", "key", "keystore", "crl"];
+    let named = name
+        .strip_prefix("ssl.")
+        .and_then(|name| name.strip_suffix(".location"));
+    named.is_some_and(|named| FILES.contains(&named))
+}
+
+/// Hashes of what files of TLS hold, to see at a reload whether that is something else. A folder, or what
+/// cannot be read, has none.
+fn contents(properties: &BTreeMap<String, String>) -> BTreeMap<String, u64> {
+    let files = properties.iter().filter(|(name, _)| is_file(name));
+    let read = files.filter_map(|(name, file)| {
+        let held = std::fs::read(file).ok()?;
+        Some((name.clone(), XxHash3_64::oneshot(&held)))
+    });
+    read.collect()
 }
 
 /// Properties that name a file of TLS, which must be there; one that is a credential of systemd gets
 /// its path.
 fn located(name: &str, value: &str, path: &Path, reader: &mut Reader<'_>) -> Option<String> {
-    const FILES: [&str; 5] = ["ca", "certificate", "key", "keystore", "crl"];
-    let named = name.strip_prefix("ssl.")?.strip_suffix(".location")?;
-    if !FILES.contains(&named) || (named == "ca" && value == "probe") {
+    if !is_file(name) || (name == "ssl.ca.location" && value == "probe") {
         return None;
     }
     let file = secret_path(value, path, reader)?;

@@ -132,7 +132,7 @@ fn nested(keys: &[String], value: &str, origin: &Origin) -> Result<Dict, Problem
     }
     if keys[0] == "outboxes" && keys.len() > 1 {
         return Err(problem(
-            "a list can only be set as a whole here, as JSON: [{\"table\": \"shop.outbox\"}]",
+            "a list can only be set as a whole here, as YAML or JSON: [{table: shop.outbox}]",
         ));
     }
     let mut value = leaf(value);
@@ -142,12 +142,12 @@ fn nested(keys: &[String], value: &str, origin: &Origin) -> Result<Dict, Problem
     Ok(Dict::from([(keys[0].clone(), value)]))
 }
 
-/// JSON objects and lists are taken as such; anything else stays text, which the reader of the
+/// Maps and lists, as YAML or JSON within brackets, are taken as such; anything else stays text, which the reader of the
 /// key parses.
 fn leaf(text: &str) -> Value {
     if text.starts_with(['[', '{'])
-        && let Ok(json) = serde_json::from_str::<serde_json::Value>(text)
-        && let Ok(value) = Value::serialize(&json)
+        && let Ok(tree) = serde_yaml::from_str::<serde_yaml::Value>(text)
+        && let Ok(value) = Value::serialize(&tree)
     {
         return value;
     }

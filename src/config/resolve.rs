@@ -565,12 +565,8 @@ fn limits(raw: &raw::Limits, path: &Path, reader: &mut Reader<'_>) -> Limits {
 }
 
 fn log(raw: &raw::Log, path: &Path, reader: &mut Reader<'_>) -> Log {
-    let filter = tracing_subscriber::EnvFilter::builder().parse(&raw.level);
-    if let Err(error) = filter {
-        let message = format!(
-            "`{}` is not a filter ({error}): write error, warn, info, debug or trace",
-            raw.level
-        );
+    if let Err(error) = crate::telemetry::filter::parse(&raw.level) {
+        let message = format!("`{}` is not a filter: {error}", raw.level);
         reader.problem(&path.key("level"), message);
     }
     let file = &raw.file;

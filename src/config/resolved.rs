@@ -134,6 +134,8 @@ pub struct Kafka {
     /// librdkafka properties of the user, applied after the relay's own defaults. What the
     /// guarantees rest on (idempotence, acks) cannot be changed.
     pub properties: BTreeMap<String, String>,
+    /// Hashes of the files of TLS that properties name, by property.
+    pub(crate) files: BTreeMap<String, u64>,
     /// The file of the login OAUTHBEARER's token. It changes, so that it is read when it is needed.
     pub oauth_token_file: Option<PathBuf>,
 }
@@ -143,6 +145,7 @@ impl fmt::Debug for Kafka {
         // Properties may hold passwords and keys; their names are enough.
         f.debug_struct("Kafka")
             .field("brokers", &self.brokers)
+            .field("files", &self.files.keys())
             .field("properties", &self.properties.keys())
             .field("oauth_token_file", &self.oauth_token_file)
             .finish()

@@ -262,6 +262,16 @@ fn relations_between_keys_are_checked() {
 }
 
 #[test]
+fn a_misspelt_log_level_is_told_and_does_not_silence_the_log() {
+    let text = format!("{MINIMAL}log: {{ level: Infoo }}\n");
+    let problems = files(&[&text]).problems().join("\n");
+    assert!(
+        problems.contains("log.level: `Infoo` is not a filter"),
+        "{problems}"
+    );
+}
+
+#[test]
 fn hints_are_off_unless_a_place_is_named() {
     let place = |value: &str| {
         let text = format!("{MINIMAL}follow: {{ wake_up: {value} }}\n");

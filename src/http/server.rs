@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use axum::response::{IntoResponse, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
 
 use super::answer::Refusal;
 use super::{State, latency, router};
@@ -26,6 +28,11 @@ use crate::config::Http;
 const BODY: usize = 64 << 10;
 /// Bytes of a request's line and headers at most.
 const HEAD: usize = 32 << 10;
+/// Connections beyond `http.max_connections`, so that a probe is answered when all of those are taken. Each
+/// is for one request.
+const SPARE: usize = 16;
+/// How long one of them lasts.
+const SPARE_LIFE: Duration = Duration::from_secs(2);
 /// Pause after a connection could not be accepted, as when no file can be opened any more.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -80,34 +87,87 @@ async fn watch_latency(state: &State) -> Infallible {
 }
 
 async fn accept(listener: &TcpListener, settings: &Http, state: State) -> Infallible {
+    let limit = settings.request_timeout;
     let app = router(state)
         .layer(DefaultBodyLimit::max(BODY))
-        .layer(from_fn_with_state(settings.request_timeout, in_time));
+        .layer(from_fn_with_state(limit, in_time));
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.request_timeout)
+        .header_read_timeout(limit)
         .max_buf_size(HEAD)
         .half_close(false);
-    let room = Arc::new(Semaphore::new(settings.max_connections.get()));
+    let mut once = server.clone();
+    once.keep_alive(false);
+    let room = Room::new(settings.max_connections.get());
     let mut connections = JoinSet::new();
     loop {
-        let permit = Arc::clone(&room).acquire_owned().await;
-        while connections.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let service = TowerToHyperService::new(app.clone());
-                let connection = server.serve_connection(TokioIo::new(stream), service);
-                connections.spawn(async move {
-                    // A client that breaks off, or speaks another protocol, is its own business.
-                    let _ = connection.await;
-                    drop(permit);
-                });
-            }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "an HTTP connection was not accepted");
                 sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        let place = room.take().await;
+        while connections.try_join_next().is_some() {}
+        let (server, life) = if place.spare {
+            (&once, Some(SPARE_LIFE.min(limit)))
+        } else {
+            (&server, None)
+        };
+        let service = TowerToHyperService::new(app.clone());
+        let connection = server.serve_connection(io(stream, limit), service);
+        connections.spawn(async move {
+            // A client that breaks off, or speaks another protocol, is its own business.
+            let _ = match life {
+                None => connection.await,
+                Some(life) => timeout(life, connection).await.unwrap_or(Ok(())),
+            };
+            drop(place);
+        });
+    }
+}
+
+/// A client that does not read its answer is given up after `limit`, as one that does not ask is.
+fn io(stream: TcpStream, limit: Duration) -> TokioIo<Pin<Box<TimeoutStream<TcpStream>>>> {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limit));
+    TokioIo::new(Box::pin(stream))
+}
+
+/// The places for connections.
+struct Room {
+    lasting: Arc<Semaphore>,
+    spare: Arc<Semaphore>,
+}
+
+/// A place, until it is dropped.
+struct Place {
+    spare: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Room {
+    fn new(lasting: usize) -> Self {
+        Self {
+            lasting: Arc::new(Semaphore::new(lasting)),
+            spare: Arc::new(Semaphore::new(SPARE)),
+        }
+    }
+
+    /// Waits for a place; a spare one is the second choice.
+    async fn take(&self) -> Place {
+        let of = |places: &Arc<Semaphore>| Arc::clone(places).acquire_owned();
+        let (spare, permit) = tokio::select! {
+            biased;
+            permit = of(&self.lasting) => (false, permit),
+            permit = of(&self.spare) => (true, permit),
+        };
+        Place {
+            spare,
+            _permit: permit.expect("nobody closes the places"),
         }
     }
 }

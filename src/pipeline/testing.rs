@@ -70,6 +70,7 @@ pub(crate) fn config() -> Config {
         kafka: Kafka {
             brokers: Vec::new(),
             properties: BTreeMap::new(),
+            files: BTreeMap::new(),
             oauth_token_file: None,
         },
         outboxes: Vec::new(),

@@ -46,20 +46,25 @@ pub struct Reloaded {
     pub applied: Vec<String>,
     /// In force in a moment: the relay's parts start anew, in order.
     pub restarted: Vec<String>,
-    /// In force when the process is started anew.
+    /// In force when the process is started anew: whatever differs from what it was started with.
     pub needs_restart: Vec<String>,
 }
 
 impl Reloaded {
-    fn of(changes: Vec<Change>) -> Self {
+    /// `first` is what the process began with, `present` what was in force, `newer` what was read.
+    fn of(first: &Loaded, present: &Loaded, newer: &Loaded) -> Self {
         let mut reloaded = Self::default();
-        for Change { key, effect } in changes {
+        for Change { key, effect } in present.changes(newer) {
             match effect {
                 Effect::AtOnce => reloaded.applied.push(key),
                 Effect::PartsAnew => reloaded.restarted.push(key),
-                Effect::NewProcess => reloaded.needs_restart.push(key),
+                // It waits since whichever reload brought it.
+                Effect::NewProcess => {}
             }
         }
+        let waiting = first.changes(newer).into_iter();
+        let waiting = waiting.filter(|change| change.effect == Effect::NewProcess);
+        reloaded.needs_restart = waiting.map(|change| change.key).collect();
         reloaded
     }
 }
@@ -102,6 +107,8 @@ type Ask = oneshot::Sender<Result<Reloaded, config::Error>>;
 
 struct Daemon {
     sources: Sources,
+    /// The configuration that the process began with: what a reload cannot change is still of it.
+    first: Loaded,
     loaded: Loaded,
     /// The configuration before, until the relay has started with the present one.
     before: Option<Loaded>,
@@ -119,6 +126,7 @@ impl Daemon {
         let hooks = Hooks::default();
         Self {
             sources,
+            first: loaded.clone(),
             loaded,
             before: None,
             level,
@@ -236,7 +244,7 @@ impl Daemon {
             .load()
             .inspect_err(|_| metrics.reloads_refused.add(1))?;
         metrics.reloads.add(1);
-        let reloaded = Reloaded::of(self.loaded.changes(&newer));
+        let reloaded = Reloaded::of(&self.first, &self.loaded, &newer);
         tracing::info!(
             applied = ?reloaded.applied,
             restarted = ?reloaded.restarted,
@@ -244,11 +252,7 @@ impl Daemon {
             "the configuration was read again"
         );
         let config = Arc::new(newer.config.clone());
-        // Also what a person has changed meanwhile, over HTTP.
-        if let Err(error) = self.level.set(&config.log.level) {
-            tracing::error!(error = %Chain(&error), "the log's level stays as it is");
-        }
-        self.token.send_replace(config.http.admin_token.clone());
+        self.apply_at_once(&config);
         let older = std::mem::replace(&mut self.loaded, newer);
         if !reloaded.restarted.is_empty() {
             // A second reload before the first has shown to work still goes back to what worked.
@@ -258,6 +262,15 @@ impl Daemon {
             anew.notify_one();
         }
         Ok(reloaded)
+    }
+
+    /// Puts in force what needs no new parts.
+    fn apply_at_once(&self, config: &Config) {
+        // Also what a person has changed meanwhile, over HTTP.
+        if let Err(error) = self.level.set(&config.log.level) {
+            tracing::error!(error = %Chain(&error), "the log's level stays as it is");
+        }
+        self.token.send_replace(config.http.admin_token.clone());
     }
 
     /// Counters and pauses outlive a relay, the rest begins anew.
@@ -300,7 +313,7 @@ impl Daemon {
         );
         self.current.borrow().hooks.metrics.reloads_refused.add(1);
         let config = Arc::new(before.config.clone());
-        self.token.send_replace(config.http.admin_token.clone());
+        self.apply_at_once(&config);
         self.loaded = before;
         let hooks = self.next_hooks();
         self.current.send_replace(Current { config, hooks });
@@ -328,5 +341,37 @@ fn status(hooks: &Hooks, stopping: bool) -> String {
             "{ready}; {published} events published; not well: {}",
             worst.join(", ")
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(set: &[&str]) -> Loaded {
+        let table = "outboxes=[{\"table\":\"shop.outbox\"}]";
+        let sources = Sources {
+            set: [&[table], set]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            ..Sources::default()
+        };
+        sources.load().expect("a good configuration")
+    }
+
+    #[test]
+    fn what_waits_for_a_new_process_is_named_until_it_is_there_or_is_taken_back() {
+        let first = with(&[]);
+        let moved = with(&["http.listen=127.0.0.1:1"]);
+        let more = with(&["http.listen=127.0.0.1:1", "log.level=debug"]);
+        let waits = Reloaded::of(&first, &first, &moved);
+        assert_eq!(waits.needs_restart, ["http.listen"]);
+        let still = Reloaded::of(&first, &moved, &more);
+        assert_eq!(still.needs_restart, ["http.listen"]);
+        assert_eq!(still.applied, ["log.level"]);
+        let back = Reloaded::of(&first, &more, &with(&["log.level=debug"]));
+        assert_eq!(back, Reloaded::default());
     }
 }

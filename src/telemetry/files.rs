@@ -105,7 +105,7 @@ mod tests {
 
     use tracing_subscriber::layer::SubscriberExt;
 
-    use super::super::{filtered, formed};
+    use super::super::{filter, formed};
     use super::*;
     use crate::config::LogFormat;
 
@@ -115,7 +115,7 @@ mod tests {
         let layers = vec![formed(writer, LogFormat::Json)];
         let subscriber = tracing_subscriber::registry()
             .with(layers)
-            .with(filtered("info").expect("a filter"));
+            .with(filter::parse("info").expect("a filter"));
         tracing::subscriber::with_default(subscriber, || {
             for line in 0..lines {
                 tracing::info!(line, "a line");
@@ -203,5 +203,33 @@ mod tests {
         lossy.reported = Instant::now().checked_sub(REPORT_EVERY);
         lossy.lose(&full);
         assert_eq!(lossy.lost, 0);
+    }
+
+    #[test]
+    fn files_are_dated_and_the_oldest_are_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let within = |name: &str| folder.path().join(name);
+        for day in 1..=5 {
+            std::fs::write(within(&format!("outbox-relay.2026-01-0{day}.log")), "old")
+                .expect("a file");
+        }
+        std::fs::write(within("notes.txt"), "not a log").expect("a file");
+        let file = LogFile {
+            dir: folder.path().to_owned(),
+            rotation: LogRotation::Daily,
+            keep: 3.try_into().expect("not zero"),
+        };
+        let (mut writer, guard) = open(&file).expect("a file");
+        writer.write_all(b"a line\n").expect("a queue");
+        drop(guard);
+        let entries = std::fs::read_dir(folder.path()).expect("a folder");
+        let name = |entry: io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
+        let mut names: Vec<_> = entries.map(name).collect();
+        names.sort();
+        assert_eq!(names.len(), 4, "three logs and what is none: {names:?}");
+        assert_eq!(names[0], "notes.txt");
+        assert_eq!(names[2], "outbox-relay.2026-01-05.log");
+        let newest = std::fs::read_to_string(folder.path().join(&names[3]));
+        assert_eq!(newest.expect("a file"), "a line\n");
     }
 }

@@ -5,6 +5,7 @@
 //! their disk is full or slow, lines are lost and the relay goes on.
 
 mod files;
+pub mod filter;
 pub mod histogram;
 pub mod journey;
 pub mod lateness;
@@ -19,12 +20,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_appender::rolling::InitError;
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
+use self::filter::FilterError;
 use crate::config::{Config, Log, LogFormat};
 #[cfg(feature = "otlp")]
 use crate::runtime::Chain;
@@ -35,7 +37,7 @@ use crate::telemetry::journey::Journal;
 pub enum Error {
     /// `log.level` is no filter.
     #[error("understand log.level")]
-    Filter(#[from] ParseError),
+    Filter(#[from] FilterError),
     /// A log file cannot be made.
     #[error(
         "open a log file in {} (log.file.dir): the relay needs a directory that it may write to",
@@ -93,8 +95,8 @@ impl std::fmt::Debug for LogLevel {
 #[derive(Debug, thiserror::Error)]
 pub enum LevelError {
     /// It is no filter.
-    #[error("write error, warn, info, debug, trace, or a filter such as info,outbox_relay=debug")]
-    Filter(#[from] ParseError),
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// The log has ended.
     #[error("the log has ended")]
     Gone(#[from] reload::Error),
@@ -125,7 +127,7 @@ impl LogLevel {
     ///
     /// When it is none; then nothing changes.
     pub fn set(&self, level: &str) -> Result<(), LevelError> {
-        let filter = filtered(level)?;
+        let filter = filter::parse(level)?;
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         (self.change)(filter)?;
         level.clone_into(&mut now);
@@ -140,7 +142,7 @@ impl LogLevel {
 /// When the filter is none, or when a log file cannot be made. A disk that fills up later is no
 /// error.
 pub fn start(log: &Log) -> Result<Guard, Error> {
-    let filter = filtered(&log.level)?;
+    let filter = filter::parse(&log.level)?;
     let (file, worker) = match &log.file {
         None => (None, None),
         Some(file) => {
@@ -200,10 +202,6 @@ pub fn journal(config: &Config) -> Option<Arc<dyn Journal>> {
 #[cfg(not(feature = "otlp"))]
 pub fn journal(_: &Config) -> Option<Arc<dyn Journal>> {
     None
-}
-
-fn filtered(level: &str) -> Result<EnvFilter, ParseError> {
-    EnvFilter::builder().parse(level)
 }
 
 fn formed<W>(writer: W, format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync>

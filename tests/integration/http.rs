@@ -142,6 +142,7 @@ async fn administration_asks_for_the_token() -> Result<()> {
         ("GET", "/api/dead-letters/some-id"),
         ("POST", "/api/dead-letters/replay"),
         ("POST", "/api/dead-letters/discard"),
+        ("GET", "/api/requests/some-id"),
         ("POST", "/api/tables/a.b/pause"),
         ("POST", "/api/tables/a.b/resume"),
         ("POST", "/api/reload"),
@@ -202,10 +203,11 @@ async fn administration_asks_for_the_token() -> Result<()> {
         .ask("PUT", "/api/log-level", "", "{\"level\": \"debug\"}")
         .await?;
     assert_eq!(level.json()?["level"], "debug");
-    let level = client
-        .ask("PUT", "/api/log-level", "", "{\"level\": \"outbox=loud\"}")
-        .await?;
-    assert_eq!(level.status, 400);
+    for wrong in ["outbox=loud", "deebug"] {
+        let body = format!("{{\"level\": \"{wrong}\"}}");
+        let level = client.ask("PUT", "/api/log-level", "", &body).await?;
+        assert_eq!(level.status, 400, "{wrong}");
+    }
     assert_eq!(client.json("/api/log-level").await?["level"], "debug");
 
     // A reload brings back what the configuration says.
@@ -471,11 +473,14 @@ async fn a_reload_under_load_loses_and_repeats_nothing() -> Result<()> {
         relay.said_times("relay is ready", 2).await?;
         bench.arrived(1_500).await?;
         // What it cannot start with is given up for what it could start with.
+        let louder = changed.replace("outbox_relay=info", "outbox_relay=debug");
         bench.relay.reconfigure(&format!(
-            "{changed}scylla: {{ keyspace: no_such_keyspace }}\n"
+            "{louder}scylla: {{ keyspace: no_such_keyspace }}\n"
         ))?;
         relay.signal("HUP").await?;
         relay.said("goes back to the one before").await?;
+        let level = client.json("/api/log-level").await?;
+        assert_eq!(level["level"], "info,outbox_relay=info");
         relay.said_times("relay is ready", 3).await?;
         bench.arrived(plan.events).await
     };
@@ -580,6 +585,16 @@ async fn hostile_requests_are_bounded_and_refused() -> Result<()> {
     })
     .await?;
     drop(idle);
+    // So do those who ask and never read: there are places for lasting connections again.
+    let mut deaf = Vec::new();
+    for _ in 0..30 {
+        deaf.push(client.deaf().await?);
+    }
+    until("there is a place for a connection that lasts", async || {
+        client.lasts().await
+    })
+    .await?;
+    drop(deaf);
     // None of it has disturbed the relay.
     let plan = Plan {
         events: 100,
@@ -587,5 +602,23 @@ async fn hostile_requests_are_bounded_and_refused() -> Result<()> {
         ahead: 100,
     };
     bench.write_and_arrive(plan).await?;
+    relay.stop().await?;
+
+    // A probe is answered while all places are taken, by clients that are given an hour.
+    bench.relay.reconfigure(&client.configuration().replace(
+        "http: {",
+        "http: { max_connections: 3, request_timeout: 1h,",
+    ))?;
+    let relay = bench.relay.start().await?;
+    client.listens().await?;
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        idle.push(client.connect().await?);
+    }
+    for _ in 0..40 {
+        assert_eq!(client.get("/livez").await?.status, 200);
+    }
+    until("the places are taken", async || Ok(!client.lasts().await?)).await?;
+    drop(idle);
     relay.stop().await
 }

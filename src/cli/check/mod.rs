@@ -27,7 +27,7 @@ use anyhow::Result;
 use code::Code;
 use finding::{Finding, Findings, Level};
 
-use super::{BAD_CONFIG, OutputFormat};
+use super::{BAD_CONFIG, OutputFormat, out};
 use crate::config::path::Path;
 use crate::config::{Inspected, Outbox, Sources};
 use crate::runtime::Chain;
@@ -70,8 +70,8 @@ pub async fn run(sources: &Sources, args: &Args) -> Result<ExitCode> {
         findings.extend(broker?.unwrap_or_default());
     }
     match args.output {
-        OutputFormat::Text => print!("{findings}"),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
+        OutputFormat::Text => out::text(&findings)?,
+        OutputFormat::Json => out::line(serde_json::to_string_pretty(&findings)?)?,
     }
     Ok(if !inspected.problems.is_empty() {
         ExitCode::from(BAD_CONFIG)

@@ -13,7 +13,7 @@ use super::Reset as Args;
 use crate::checkpoint::reset::{Look, Outlook, Part, Reset};
 use crate::checkpoint::{GroupCheckpoint, GroupKey, Published, Store};
 use crate::cli::moment::{self, Moment, rfc3339, span};
-use crate::cli::{OutputFormat, claim};
+use crate::cli::{OutputFormat, claim, out};
 use crate::config::{Config, Outbox, TableName};
 use crate::ownership::{Claim, Ownership, Role};
 use crate::scylla as cluster;
@@ -288,11 +288,10 @@ fn print(plans: &[Plan], args: &Args, done: bool) -> Result<()> {
         };
         let tables: Vec<Shown> = plans.iter().map(shown).collect();
         let all = serde_json::json!({ "done": done, "tables": tables });
-        println!("{}", serde_json::to_string_pretty(&all)?);
-        return Ok(());
+        return out::line(serde_json::to_string_pretty(&all)?);
     }
     for plan in plans {
-        print!("{}", text(plan, done));
+        out::text(text(plan, done))?;
     }
     Ok(())
 }

@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::Show;
 use crate::checkpoint::{GroupCheckpoint, GroupKey, Store};
-use crate::cli::OutputFormat;
 use crate::cli::moment::rfc3339;
+use crate::cli::{OutputFormat, out};
 use crate::config::{Outbox, TableName};
 use crate::source::generations::Generations;
 
@@ -71,13 +71,12 @@ pub(super) async fn run(
         tables.push(table(&session, store, &outbox.table, args.groups).await?);
     }
     match args.output {
-        OutputFormat::Text => print!("{}", text(&tables)),
-        OutputFormat::Json => println!(
-            "{}",
-            serde_json::to_string_pretty(&serde_json::json!({ "tables": tables }))?
-        ),
+        OutputFormat::Text => out::text(text(&tables)),
+        OutputFormat::Json => {
+            let all = serde_json::json!({ "tables": tables });
+            out::line(serde_json::to_string_pretty(&all)?)
+        }
     }
-    Ok(())
 }
 
 type Saved = (GroupCheckpoint, Option<i64>);

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::cli::{OutputFormat, claim};
+use crate::cli::{OutputFormat, claim, out};
 use crate::config::Config;
 use crate::dead_letters::extent::Asked;
 use crate::dead_letters::recode::Recoder;
@@ -65,8 +65,8 @@ pub(super) async fn run(
         }
     };
     match output {
-        OutputFormat::Text => println!("{}", view::summary(order.action, order.dry_run, &progress)),
-        OutputFormat::Json => println!("{}", serde_json::to_string(&progress)?),
+        OutputFormat::Text => out::line(view::summary(order.action, order.dry_run, &progress))?,
+        OutputFormat::Json => out::line(serde_json::to_string(&progress)?)?,
     }
     if progress.failed > 0 {
         bail!(

@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use anyhow::{Context, Result, bail};
 
 use super::args::{Export, List, Show};
-use crate::cli::OutputFormat;
+use crate::cli::{OutputFormat, out};
 use crate::dead_letters::filter::Filter;
 use crate::dead_letters::find::Find;
 use crate::dead_letters::types::Types;
@@ -64,12 +64,9 @@ pub(super) async fn show(
     for letter in &found {
         let row = kept(&mut types, letter).await;
         match args.output {
-            OutputFormat::Text => println!("{}", view::page(letter, row)),
+            OutputFormat::Text => out::line(view::page(letter, row))?,
             OutputFormat::Json => {
-                println!(
-                    "{}",
-                    serde_json::to_string_pretty(&view::whole(letter, row))?
-                );
+                out::line(serde_json::to_string_pretty(&view::whole(letter, row))?)?;
             }
         }
     }

@@ -21,7 +21,7 @@ use self::http::Client;
 use self::live::Live;
 use self::stored::{Limits, Stored};
 use self::view::Report;
-use super::{OutputFormat, moment};
+use super::{OutputFormat, moment, out};
 use crate::config::{Config, Sources};
 
 /// How long a relay may take to answer.
@@ -101,8 +101,8 @@ pub async fn run(sources: &Sources, args: &Args) -> Result<()> {
         groups: args.groups.then_some(args.limit.get()),
     };
     match args.output {
-        OutputFormat::Text => print!("{}", view::text(&report)),
-        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(&view::json(&report))?),
+        OutputFormat::Text => out::text(view::text(&report))?,
+        OutputFormat::Json => out::line(serde_json::to_string_pretty(&view::json(&report))?)?,
     }
     Ok(())
 }

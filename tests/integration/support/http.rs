@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -106,6 +107,35 @@ impl Client {
     /// A connection, and nothing more.
     pub(crate) async fn connect(&self) -> Result<TcpStream> {
         Ok(TcpStream::connect(&self.address).await?)
+    }
+
+    /// A client that asks for more and more, and never reads an answer.
+    pub(crate) async fn deaf(&self) -> Result<TcpStream> {
+        let mut stream = self.connect().await?;
+        let asks = "GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(200);
+        let patience = Duration::from_millis(100);
+        // The server reads no more once its answers do not leave.
+        let _ = tokio::time::timeout(patience, stream.write_all(asks.as_bytes())).await;
+        Ok(stream)
+    }
+
+    /// Whether a connection takes a second request: one beyond the limit is for one alone.
+    pub(crate) async fn lasts(&self) -> Result<bool> {
+        let mut stream = self.connect().await?;
+        for _ in 0..2 {
+            let asked = stream
+                .write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await;
+            let mut answer = [0; 1024];
+            let read = match asked {
+                Ok(()) => stream.read(&mut answer).await.unwrap_or(0),
+                Err(_) => 0,
+            };
+            if !answer[..read].starts_with(b"HTTP/1.1 200") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Sends bytes, and takes what comes until the server closes the connection.
