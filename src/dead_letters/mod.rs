@@ -13,6 +13,7 @@
 //!
 //! It does not decide what becomes a dead letter: the pipeline does.
 
+mod census;
 pub mod extent;
 pub mod filter;
 pub mod find;
@@ -44,6 +45,26 @@ pub struct Loaded {
     pub parking: Parking,
     /// Whether some were exhausted, so that a replay may help.
     pub exhausted: bool,
+}
+
+/// How many dead letters there are, by reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Census([u64; Reason::ALL.len()]);
+
+impl Census {
+    /// Counts one more. One whose reason is not known counts as one for a person.
+    pub fn add(&mut self, reason: Option<Reason>) {
+        self.0[Self::index(reason.unwrap_or(Reason::Permanent))] += 1;
+    }
+
+    /// How many there are of this reason.
+    pub fn of(&self, reason: Reason) -> u64 {
+        self.0[Self::index(reason)]
+    }
+
+    fn index(reason: Reason) -> usize {
+        reason as usize
+    }
 }
 
 /// Looks for parked keys of these outbox tables, which are in the order of their ids.

@@ -19,9 +19,9 @@ use scylla::value::{CqlTimestamp, CqlTimeuuid, MaybeUnset};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Keep;
 use super::letter::{DeadLetter, Failure, Reason};
 use super::row::KeptRow;
+use super::{Census, Keep};
 use crate::scylla::{ReadError, quoted};
 
 /// Partitions over which the dead letters of one table are spread: a million of them are some
@@ -162,6 +162,7 @@ pub struct Store {
     delete: PreparedStatement,
     scan: PreparedStatement,
     keys: PreparedStatement,
+    reasons: PreparedStatement,
     of_key: PreparedStatement,
     of_key_from: PreparedStatement,
     get: PreparedStatement,
@@ -211,6 +212,7 @@ impl Store {
             .await?,
             scan: prepare(outlines.clone()).await?,
             keys: prepare(keys).await?,
+            reasons: prepare(format!("SELECT reason FROM {table} WHERE {partition}")).await?,
             of_key: prepare(format!("{outlines} AND key = ? LIMIT ?")).await?,
             of_key_from: prepare(format!("{outlines} AND key = ? AND written >= ? LIMIT ?"))
                 .await?,
@@ -367,6 +369,29 @@ impl Store {
             source: source.to_owned(),
             rows: rows.rows_stream::<OutlineRow>().map_err(read_error)?,
         })
+    }
+
+    /// Counts the dead letters of a table into `census`.
+    ///
+    /// # Errors
+    ///
+    /// When a page cannot be read; then some may have been counted.
+    pub async fn count(&self, source: &str, census: &mut Census) -> Result<(), Error> {
+        for bucket in 0..BUCKETS {
+            let values = (&self.relay, source, bucket);
+            let rows = self
+                .session
+                .execute_iter(self.reasons.clone(), values)
+                .await;
+            let rows = rows.map_err(read_error)?;
+            let mut rows = rows
+                .rows_stream::<(Option<String>,)>()
+                .map_err(read_error)?;
+            while let Some((reason,)) = rows.try_next().await.map_err(read_error)? {
+                census.add(reason.and_then(|reason| reason.parse().ok()));
+            }
+        }
+        Ok(())
     }
 
     /// The keys of a table that are parked, bucket by bucket; each once.

@@ -5,7 +5,7 @@
 //! 1. One replay at a time.
 //! 2. What a person asks for goes before what the relay does by itself.
 //! 3. Without exhausted dead letters the table is not walked; without requests, one small read per
-//!    [`POLL`] is all it costs.
+//!    [`POLL`] is all it costs. Dead letters are counted beside it, after they have changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use uuid::Uuid;
 
+use super::census;
 use super::extent::Asked;
 use super::replay::{Error, Order, Progress, Replayer};
 use super::requests::{Report, Requests, State};
@@ -80,7 +81,15 @@ impl Task {
     ///
     /// When the pipeline has ended, or a part has panicked. What cannot be read or written now is
     /// logged and tried again.
-    pub async fn run(&self, mut phase: watch::Receiver<Phase>) -> Result<(), Error> {
+    pub async fn run(&self, phase: watch::Receiver<Phase>) -> Result<(), Error> {
+        let Replayer { store, tables, .. } = &self.replayer;
+        tokio::select! {
+            ended = self.work(phase) => ended,
+            never = census::keep(store, tables, &self.metrics) => match never {},
+        }
+    }
+
+    async fn work(&self, mut phase: watch::Receiver<Phase>) -> Result<(), Error> {
         let mut breaker = self.replayer.handle.breaker();
         let mut poll = interval(POLL);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -233,6 +242,7 @@ impl Task {
             ),
         };
         tracing::info!(request = %id, ?progress, "a request has ended");
+        self.metrics.discarded.add(progress.discarded);
         if let Err(error) = self.requests.tell(id, &report).await {
             self.survive(error.into(), "answer a request")?;
             // Not at once: what is done would only be looked for again.

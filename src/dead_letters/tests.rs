@@ -341,6 +341,18 @@ async fn a_discard_removes_what_was_there_when_it_was_asked_for() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_counted_by_reason_also_those_that_park_nothing() {
+    let base = Base::start().await;
+    base.puts("a", "fppe").await;
+    base.puts("b", "F").await;
+    let mut census = Census::default();
+    let counted = base.store.count(TABLE, &mut census).await;
+    counted.expect("they are read");
+    let counts = Reason::ALL.map(|reason| census.of(reason));
+    assert_eq!(counts, [1, 2, 0, 2], "in the order of the reasons");
+}
+
+#[tokio::test]
 async fn a_discard_in_the_middle_leaves_the_rest_in_order() {
     let base = Base::start().await;
     base.puts("a", "fppf").await;

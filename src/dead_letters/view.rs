@@ -144,6 +144,27 @@ pub fn whole(letter: &DeadLetter, row: Option<Row>) -> Map<String, Value> {
     fields
 }
 
+/// The words above the lines of a list.
+pub fn heading() -> String {
+    columns([
+        "FIRST FAILED",
+        "REASON",
+        "KIND",
+        "EVENT",
+        "TYPE",
+        "TABLE",
+        "TOPIC",
+        "KEY",
+    ])
+}
+
+fn columns([failed, reason, kind, id, event_type, table, topic, key]: [&str; 8]) -> String {
+    // Keys may be long, and stand at the end.
+    format!(
+        "{failed:<24}  {reason:<11}  {kind:<18}  {id:<36}  {event_type:<16}  {table}  {topic}  {key}"
+    )
+}
+
 /// One line of a list.
 pub fn line(letter: &DeadLetter) -> String {
     let topic = letter.record.as_ref().map_or("-", |record| &*record.topic);
@@ -155,13 +176,16 @@ pub fn line(letter: &DeadLetter) -> String {
         "" => "-",
         id => id,
     };
-    format!(
-        "{}  {:<11}  {kind:<14}  {id}  key {}  {topic}  {}",
-        rfc3339(letter.first_failed_millis),
-        letter.reason,
-        text(&letter.key),
-        letter.table,
-    )
+    columns([
+        &rfc3339(letter.first_failed_millis),
+        letter.reason.name(),
+        kind,
+        id,
+        letter.label.event_type.as_deref().unwrap_or("-"),
+        &letter.table,
+        topic,
+        &text(&letter.key),
+    ])
 }
 
 /// A page about one dead letter; `kept` is the row of one that keeps it.
@@ -231,7 +255,11 @@ pub fn summary(action: Action, dry_run: bool, progress: &Progress) -> String {
         failed,
         postponed,
     } = progress;
-    let of = format!("{matched} dead letters of {keys} keys are meant");
+    let of = match (matched, keys) {
+        (1, _) => "1 dead letter is meant".to_owned(),
+        (n, 1) => format!("{n} dead letters of 1 key are meant"),
+        (n, keys) => format!("{n} dead letters of {keys} keys are meant"),
+    };
     match (action, dry_run) {
         (Action::Replay, true) => {
             format!("{of}; {planned} would be published, with those that their order needs")

@@ -24,6 +24,8 @@ use super::status::{Distances, now_micros};
 use crate::runtime::Live;
 use crate::runtime::daemon::Current;
 use crate::runtime::health::{self, Snapshot, Watched};
+use crate::runtime::supervisor::Kind;
+use crate::sink;
 use crate::telemetry::histogram::Counts;
 use crate::telemetry::metrics::Metrics;
 
@@ -92,6 +94,7 @@ impl<'s> Seen<'s> {
     fn families(&self) -> Vec<Family> {
         let mut all = self.of_the_relay();
         all.extend(self.of_events());
+        all.extend(self.of_dead_letters());
         all.extend(self.of_the_log());
         all.extend(self.of_tables());
         all.extend(self.of_tasks());
@@ -182,10 +185,11 @@ impl<'s> Seen<'s> {
                 "Most of them: limits.in_flight_bytes.",
                 self.limits.1 as f64,
             ),
-            Family::one(
+            Family::by(
                 "attempt_failures",
-                "Attempts to publish that have failed.",
-                m.failed_attempts.get(),
+                "Attempts to publish that have failed, by the kind of error (docs/errors.md).",
+                "kind",
+                sink::Kind::ALL.map(|kind| (kind.name(), m.failed_by_kind.get(kind.name()))),
             ),
             Family::one(
                 "breaker_state",
@@ -197,6 +201,12 @@ impl<'s> Seen<'s> {
                 "Times that the breaker has opened.",
                 m.breaker_opened.get(),
             ),
+        ]
+    }
+
+    fn of_dead_letters(&self) -> Vec<Family> {
+        let m = self.metrics;
+        vec![
             Family::by(
                 "dead_letters",
                 "Events that have become dead letters, by reason.",
@@ -217,6 +227,22 @@ impl<'s> Seen<'s> {
                 "dead_letters_replayed",
                 "Dead letters that were published after all.",
                 m.replayed.get(),
+            ),
+            Family::one(
+                "dead_letters_discarded",
+                "Dead letters that a person has discarded.",
+                m.discarded.get(),
+            ),
+            Family::by(
+                "dead_letters_stored",
+                "Dead letters that wait in the table, by reason; counted again some seconds after a change.",
+                "reason",
+                [
+                    ("exhausted", m.stored_exhausted.get() as f64),
+                    ("permanent", m.stored_permanent.get() as f64),
+                    ("undecodable", m.stored_undecodable.get() as f64),
+                    ("parked", m.stored_parked.get() as f64),
+                ],
             ),
             Family::one(
                 "parked_keys",
@@ -366,10 +392,11 @@ impl<'s> Seen<'s> {
                 "Saves of checkpoints that have failed.",
                 m.checkpoint_errors.get(),
             ),
-            Family::one(
+            Family::by(
                 "task_restarts",
-                "Tasks that were started again after they had failed.",
-                m.task_restarts.get(),
+                "Tasks that were started again after they had failed, by task.",
+                "task",
+                Kind::RESTARTED.map(|kind| (kind.name(), m.restarts_by_task.get(kind.name()))),
             ),
             Family::one(
                 "task_panics",

@@ -93,9 +93,20 @@ pub(super) async fn status(Shared(state): Shared<State>) -> Json<Value> {
         "totals": totals(metrics),
         "latency": latency,
         "parked_keys": metrics.parked_keys.get(),
+        "dead_letters": stored(metrics),
         "tables": tables(&current, live.as_ref(), &parts),
         "parts": parts,
     }))
+}
+
+/// Dead letters that wait, by reason.
+fn stored(metrics: &Metrics) -> Value {
+    json!({
+        "exhausted": metrics.stored_exhausted.get(),
+        "permanent": metrics.stored_permanent.get(),
+        "undecodable": metrics.stored_undecodable.get(),
+        "parked": metrics.stored_parked.get(),
+    })
 }
 
 /// The state of the breaker, as the pipeline tells it.

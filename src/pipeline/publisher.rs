@@ -295,7 +295,7 @@ impl Pipeline {
                     item.answer(Replayed::Failed(reason, failure));
                 }
                 Act::Failed(error, attempts) => {
-                    self.metrics.failed_attempts.add(1);
+                    self.failed(&error);
                     self.failures.log(&error, attempts, Instant::now());
                 }
                 Act::Moved(transition) => self.moved(transition),
@@ -306,6 +306,11 @@ impl Pipeline {
                 } => self.lost(&error, unacknowledged, delay),
             }
         }
+    }
+
+    fn failed(&self, error: &DeliveryError) {
+        self.metrics.failed_attempts.add(1);
+        self.metrics.failed_by_kind.count(error.kind.name());
     }
 
     fn took(&self, item: &Admitted) {
@@ -321,7 +326,7 @@ impl Pipeline {
     }
 
     fn lost(&self, error: &DeliveryError, unacknowledged: usize, delay: Duration) {
-        self.metrics.failed_attempts.add(1);
+        self.failed(error);
         tracing::warn!(
             error = %error,
             unacknowledged,

@@ -279,6 +279,8 @@ async fn rejected_attempts_are_retried_in_order_after_their_delays() {
     assert_eq!(relay.settled(3).await, [0, 2, 4]);
     // Sends 0, 3..=8 fail, of which two were the other key's: 100 + 200 + 400 + 4 × 500 ms.
     assert_eq!(relay.metrics.failed_attempts.get(), 7);
+    let kinds = crate::sink::Kind::ALL.map(|kind| relay.metrics.failed_by_kind.get(kind.name()));
+    assert_eq!(kinds.iter().sum::<u64>(), 7, "each has a kind");
     assert_eq!(start.elapsed().as_millis(), 2700);
     assert_eq!(relay.topic()["bad"], [0, 2, 4]);
 }

@@ -224,11 +224,8 @@ impl Daemon {
                 }
                 () = signals.hangup() => {
                     Systemd::reloading();
-                    let reloaded = self.reload(anew);
+                    let _ = self.reload(anew);
                     Systemd::ready();
-                    if let Err(error) = reloaded {
-                        tracing::error!(%error, "the configuration stays as it is");
-                    }
                 }
                 Some(answer) = self.asked.recv() => drop(answer.send(self.reload(anew))),
                 _ = ready.wait_for(|ready| *ready), if unproven => self.before = None,
@@ -237,12 +234,13 @@ impl Daemon {
         }
     }
 
+    /// Reads the configuration again, and tells the log what came of it.
     fn reload(&mut self, anew: &Notify) -> Result<Reloaded, config::Error> {
         let metrics = Arc::clone(&self.current.borrow().hooks.metrics);
-        let newer = self
-            .sources
-            .load()
-            .inspect_err(|_| metrics.reloads_refused.add(1))?;
+        let newer = self.sources.load().inspect_err(|error| {
+            metrics.reloads_refused.add(1);
+            tracing::error!(%error, "the configuration stays as it is");
+        })?;
         metrics.reloads.add(1);
         let reloaded = Reloaded::of(&self.first, &self.loaded, &newer);
         tracing::info!(

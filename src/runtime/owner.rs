@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::Chain;
+use super::health::Reporter;
 use crate::ownership::{Claim, Holder, LEASE, MARGIN, Ownership, RENEW_EVERY, Renewal};
 
 /// Pause between two attempts to get a name that another process has.
@@ -35,7 +36,9 @@ fn good_until(began: Instant) -> Instant {
 }
 
 /// Waits until the name is ours; gives the time until which it may be used.
-pub(super) async fn claim(ownership: &Ownership) -> Instant {
+///
+/// What it waits for is told to `waits`.
+pub(super) async fn claim(ownership: &Ownership, waits: &Reporter) -> Instant {
     let mut said: Option<Instant> = None;
     let mut say = || {
         let due = said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
@@ -46,16 +49,25 @@ pub(super) async fn claim(ownership: &Ownership) -> Instant {
         let began = Instant::now();
         match ownership.claim().await {
             Ok(Claim::Ours) => return good_until(began),
-            Ok(Claim::Held(holder)) if say() => tracing::warn!(
-                %holder,
-                "the relay's name is in use: waiting until it is free; give another relay another \
-                 relay.name"
-            ),
-            Err(error) if say() => tracing::warn!(
-                error = %Chain(&error),
-                "the relay's name was not claimed; it is tried again"
-            ),
-            Ok(Claim::Held(_)) | Err(_) => {}
+            Ok(Claim::Held(holder)) => {
+                waits.degraded(format!(
+                    "the relay's name is in use by {holder}: this is a standby"
+                ));
+                if say() {
+                    tracing::warn!(
+                        %holder,
+                        "the relay's name is in use: waiting until it is free; give another relay \
+                         another relay.name"
+                    );
+                }
+            }
+            Err(error) => {
+                let error = Chain(&error).to_string();
+                waits.degraded(format!("the relay's name was not claimed: {error}"));
+                if say() {
+                    tracing::warn!(error, "the relay's name was not claimed; it is tried again");
+                }
+            }
         }
         sleep(RETRY).await;
     }

@@ -9,7 +9,7 @@ use scylla::statement::{Consistency, Statement};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::health::{Board, Monitor, Part, Watched};
+use super::health::{Board, Monitor, Part, Reporter, Watched};
 use super::live::Live;
 use super::owner;
 use super::pauses::Pauses;
@@ -110,8 +110,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
     tokio::pin!(stop);
+    let waits = hooks.health.reporter(Part::Start);
+    waits.degraded("ScyllaDB has not answered yet");
     let session = tokio::select! {
-        session = connect(&config) => Arc::new(session),
+        session = connect(&config, &waits) => Arc::new(session),
         () = &mut stop => return Ok(Summary { checkpointed: true, ..Summary::default() }),
     };
     let ownership = Ownership::new(
@@ -122,7 +124,7 @@ pub async fn run(
     );
     let ownership = Arc::new(ownership.await?);
     let claimed = tokio::select! {
-        until = owner::claim(&ownership) => Some(until),
+        until = owner::claim(&ownership, &waits) => Some(until),
         () = &mut stop => None,
     };
     let Some(until) = claimed else {
@@ -138,7 +140,8 @@ pub async fn run(
         give_up(&ownership).await;
         return started.map(|_| Summary::default());
     };
-    tracing::info!(relay = %config.relay.name, tables = config.outboxes.len(), "relay is ready");
+    waits.ok();
+    tracing::info!(relay = %config.relay.name, tables = config.outboxes.len(), "the relay has started");
     (hooks.health).open(config.supervision.unready_when, hooks.ready.clone());
 
     let fatal = tokio::select! {
@@ -208,7 +211,9 @@ impl Relay {
         relay.start_lease(ownership, extend);
         let mut letters = DeadLetters::open(config, &session).await?;
         letters.store = letters.store.with_limit(until.clone());
+        let health = |part| hooks.health.reporter(part);
         let sink = KafkaSink::new(config).map_err(Error::Producer)?;
+        let sink = sink.with_health(health(Part::KafkaConnection));
         let metrics = Arc::clone(&hooks.metrics);
         let (handle, pipeline) =
             pipeline::new(config, Box::new(sink), Arc::clone(&metrics)).map_err(Error::Producer)?;
@@ -224,7 +229,6 @@ impl Relay {
             let headers = headers.map(|outbox| outbox.standard_headers.traceparent.clone());
             pipeline = pipeline.with_journal(Arc::clone(journal), headers.collect());
         }
-        let health = |part| hooks.health.reporter(part);
         let pipeline = pipeline.with_health(health(Part::Kafka), health(Part::DeadLetters));
         relay.start_pipeline(pipeline);
         let task = Replays {
@@ -496,16 +500,19 @@ impl Sources {
     }
 }
 
-async fn connect(config: &Config) -> Session {
+async fn connect(config: &Config, waits: &Reporter) -> Session {
     loop {
         match cluster::connect(&config.scylla).await {
             Ok(session) => return session,
-            Err(error) => tracing::error!(
-                error = %Chain(&error),
-                remedy = error.remedy(),
-                retry_in_s = CONNECT_PAUSE.as_secs(),
-                "ScyllaDB cannot be reached"
-            ),
+            Err(error) => {
+                waits.degraded(format!("ScyllaDB cannot be reached: {}", Chain(&error)));
+                tracing::error!(
+                    error = %Chain(&error),
+                    remedy = error.remedy(),
+                    retry_in_s = CONNECT_PAUSE.as_secs(),
+                    "ScyllaDB cannot be reached"
+                );
+            }
         }
         tokio::time::sleep(CONNECT_PAUSE).await;
     }

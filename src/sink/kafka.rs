@@ -41,6 +41,7 @@ use self::watch::Watch;
 use super::{Appended, DeliveryError, Kind, OpenError, Reporter, SendError, Sink};
 use crate::config;
 use crate::event::Record;
+use crate::runtime::health::Reporter as Health;
 
 /// Properties that belong to the relay. The first name of each row is what it sets.
 pub const GUARDED_PROPERTIES: &[&str] = &[
@@ -92,6 +93,7 @@ pub struct KafkaSink {
     tokens: Tokens,
     /// How long there may be no connection until the brokers count as unreachable.
     patience: Duration,
+    health: Option<Health>,
     open: Option<Open>,
 }
 
@@ -129,8 +131,17 @@ impl KafkaSink {
             properties,
             tokens: Tokens::new(&config.kafka),
             patience: (timeout / 10).clamp(MIN_PATIENCE, MAX_PATIENCE),
+            health: None,
             open: None,
         })
+    }
+
+    /// Tells `health` whether a broker can be reached: not before one has answered.
+    #[must_use]
+    pub fn with_health(mut self, health: Health) -> Self {
+        health.failed("no broker has answered yet");
+        self.health = Some(health);
+        self
     }
 
     /// The producer that makes batches of one.
@@ -243,7 +254,7 @@ impl Sink for KafkaSink {
         if let Some(old) = self.open.take() {
             old.discard();
         }
-        let watch = Arc::new(Watch::default());
+        let watch = Arc::new(Watch::new(self.health.clone()));
         let context = Context {
             reports: reports.clone(),
             watch: Arc::clone(&watch),

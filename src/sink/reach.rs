@@ -9,6 +9,7 @@
 //! 3. A refused login outranks a lost connection until a broker answers: events must not be given
 //!    up because one of the brokers that refuse us is also down.
 //! 4. A lost producer outranks everything, for good: only a new one can go on.
+//! 5. Until a broker has answered once, probes are wanted without any complaint.
 
 use std::sync::Arc;
 
@@ -101,6 +102,8 @@ pub struct Reach {
     state: State,
     /// What was last said about `state`'s cause.
     reason: Option<Arc<str>>,
+    /// Whether a broker has ever answered.
+    met: bool,
     /// Why the producer is lost, if it is.
     lost: Option<Arc<str>>,
     closing: bool,
@@ -111,6 +114,7 @@ impl Default for Reach {
         Self {
             state: State::Assumed,
             reason: None,
+            met: false,
             lost: None,
             closing: false,
         }
@@ -148,11 +152,16 @@ impl Reach {
 
     /// Whether a probe is wanted.
     pub fn wants_probe(&self) -> bool {
-        !self.closing && self.lost.is_none() && self.state != State::Assumed
+        let asked = self.met && self.state == State::Assumed;
+        !self.closing && self.lost.is_none() && !asked
     }
 
     /// A probe has ended.
     pub fn probed(&mut self, probe: Probe) -> Change {
+        if !self.met && self.state == State::Assumed {
+            self.state = State::Suspected(Cause::Unreachable);
+        }
+        self.met |= probe == Probe::Answered;
         match (self.state, probe) {
             (State::Assumed, _) | (State::Down(_), Probe::NoBroker | Probe::NoAnswer) => {
                 Change::None
@@ -187,6 +196,11 @@ impl Reach {
     /// Whether no broker can be used, for certain.
     pub fn is_down(&self) -> bool {
         matches!(self.state, State::Down(_))
+    }
+
+    /// Whether a broker has answered, and none is out of reach by now.
+    pub fn is_met(&self) -> bool {
+        self.met && !self.is_down()
     }
 
     /// What is said about the present trouble.
@@ -264,8 +278,28 @@ mod tests {
     fn in_state(state: State) -> Reach {
         Reach {
             state,
+            met: true,
             ..Reach::default()
         }
+    }
+
+    #[test]
+    fn a_broker_is_looked_for_until_one_has_answered() {
+        let mut reach = Reach::default();
+        assert!(reach.wants_probe() && !reach.is_met());
+        assert_eq!(reach.probed(Probe::NoAnswer), Change::None);
+        assert!(reach.wants_probe() && !reach.is_met() && !reach.is_down());
+        assert_eq!(reach.probed(Probe::NoBroker), Change::Down(Unreachable));
+        assert!(reach.wants_probe() && !reach.is_met());
+        assert_eq!(reach.probed(Probe::Answered), Change::Up);
+        assert!(!reach.wants_probe() && reach.is_met());
+        reach.complained(Kind::Unreachable, "lost");
+        assert!(
+            reach.wants_probe() && reach.is_met(),
+            "a complaint is no proof"
+        );
+        reach.probed(Probe::NoBroker);
+        assert!(!reach.is_met());
     }
 
     #[test]

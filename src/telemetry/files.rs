@@ -209,9 +209,17 @@ mod tests {
     fn files_are_dated_and_the_oldest_are_removed() {
         let folder = tempfile::tempdir().expect("a folder");
         let within = |name: &str| folder.path().join(name);
+        // Files are told apart by when they were made, on a coarse clock.
+        let mut made = std::time::UNIX_EPOCH;
         for day in 1..=5 {
-            std::fs::write(within(&format!("outbox-relay.2026-01-0{day}.log")), "old")
-                .expect("a file");
+            let file = within(&format!("outbox-relay.2026-01-0{day}.log"));
+            let created = || std::fs::metadata(&file).and_then(|of| of.created());
+            let before = made;
+            while made <= before {
+                let _ = std::fs::remove_file(&file);
+                std::fs::write(&file, "old").expect("a file");
+                made = created().expect("a time");
+            }
         }
         std::fs::write(within("notes.txt"), "not a log").expect("a file");
         let file = LogFile {

@@ -60,7 +60,7 @@ mod tests {
             "WARN",
             "off",
             "info,outbox_relay=debug",
-            "warn, outbox_relay::source=trace",
+            "warn,outbox_relay::source=trace",
             "info,outbox_relay[group{table=a,b=c}]=trace",
             "error,[group]",
         ] {

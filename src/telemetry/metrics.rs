@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::histogram::Histogram;
 
@@ -28,6 +28,26 @@ impl Value {
     }
 }
 
+/// Counters by a name out of a small set.
+#[derive(Debug, Default)]
+pub struct ByName(Mutex<BTreeMap<&'static str, u64>>);
+
+impl ByName {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more.
+    pub fn count(&self, name: &'static str) {
+        *self.lock().entry(name).or_default() += 1;
+    }
+
+    /// How often this name was counted.
+    pub fn get(&self, name: &str) -> u64 {
+        self.lock().get(name).copied().unwrap_or_default()
+    }
+}
+
 /// Declares the counters, and how to list them.
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
@@ -35,6 +55,10 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub struct Metrics {
             $($(#[doc = $doc])* pub $name: Value,)*
+            /// Attempts that failed, by the kind of error.
+            pub failed_by_kind: ByName,
+            /// Tasks started again after they had failed, by the kind of task.
+            pub restarts_by_task: ByName,
             /// How long published events have taken.
             pub stages: Stages,
             tables: Mutex<BTreeMap<String, Arc<TableMetrics>>>,
@@ -112,6 +136,16 @@ counters! {
     dead_letter_errors,
     /// Dead letters that were published after all.
     replayed,
+    /// Dead letters that a person has discarded.
+    discarded,
+    /// Dead letters that wait because their attempts were used up (a gauge).
+    stored_exhausted,
+    /// Dead letters that wait because Kafka refuses them (a gauge).
+    stored_permanent,
+    /// Dead letters that wait because their rows cannot be made records (a gauge).
+    stored_undecodable,
+    /// Dead letters that wait for an earlier one of their key (a gauge).
+    stored_parked,
     /// Keys that are parked now.
     parked_keys,
     /// Checkpoint rows written.

@@ -324,6 +324,11 @@ async fn a_dead_letter_is_found_understood_and_replayed() -> Result<()> {
     );
     assert!(metrics.contains("outbox_relay_parked_keys 2"), "{metrics}");
     assert!(!metrics.contains("poison"), "no key is a label");
+    until("they are counted", async || {
+        let waiting = &client.json("/api/status").await?["dead_letters"];
+        Ok(waiting["permanent"] == 2 && waiting["parked"] == 1)
+    })
+    .await?;
 
     kafka::set_topic(&broker.bootstrap, topic, "max.message.bytes", "1000000").await?;
     let filter = "{\"filter\": {\"key\": \"poison\"}, \"dry_run\": true}";
@@ -357,6 +362,12 @@ async fn a_dead_letter_is_found_understood_and_replayed() -> Result<()> {
         1
     );
     listed(&client, "", 0).await?;
+    until("none is counted any more", async || {
+        let metrics = client.get("/metrics").await?.body;
+        assert!(metrics.contains("outbox_relay_dead_letters_discarded_total 1"));
+        Ok(metrics.contains("outbox_relay_dead_letters_stored{reason=\"permanent\"} 0"))
+    })
+    .await?;
     let records = bench.collector.all().await?;
     let ids: Vec<String> = records.iter().map(Record::id).collect();
     assert_eq!(
@@ -461,6 +472,7 @@ async fn a_reload_under_load_loses_and_repeats_nothing() -> Result<()> {
         let refused = client.post("/api/reload", "").await?;
         assert_eq!(refused.status, 422);
         assert_eq!(refused.json()?["problems"][0]["path"], "follow.pol");
+        relay.said("the configuration stays as it is").await?;
         // Parts start anew with what has changed.
         let changed = format!(
             "{}follow: {{ poll: 5ms }}\nlog: {{ level: \"info,outbox_relay=info\" }}\n",
@@ -470,7 +482,7 @@ async fn a_reload_under_load_loses_and_repeats_nothing() -> Result<()> {
         let reloaded = client.post("/api/reload", "").await?.json()?;
         assert_eq!(reloaded["restarted"], json!(["follow.poll"]), "{reloaded}");
         assert_eq!(reloaded["applied"], json!(["log.level"]), "{reloaded}");
-        relay.said_times("relay is ready", 2).await?;
+        relay.said_times("the relay has started", 2).await?;
         bench.arrived(1_500).await?;
         // What it cannot start with is given up for what it could start with.
         let louder = changed.replace("outbox_relay=info", "outbox_relay=debug");
@@ -481,7 +493,7 @@ async fn a_reload_under_load_loses_and_repeats_nothing() -> Result<()> {
         relay.said("goes back to the one before").await?;
         let level = client.json("/api/log-level").await?;
         assert_eq!(level["level"], "info,outbox_relay=info");
-        relay.said_times("relay is ready", 3).await?;
+        relay.said_times("the relay has started", 3).await?;
         bench.arrived(plan.events).await
     };
     let writing = bench.traffic.write(plan, bench.collector.progress());
@@ -516,7 +528,14 @@ async fn the_server_answers_while_the_database_does_not() -> Result<()> {
     bench.relay.reconfigure(&nowhere)?;
     let relay = bench.relay.launch(&[])?;
     client.listens().await?;
-    assert_eq!(client.get("/readyz").await?.status, 503);
+    until("it is told what the relay waits for", async || {
+        let health = client.get("/readyz").await?;
+        assert_eq!(health.status, 503);
+        Ok(part(&health.json()?, "start")["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.starts_with("ScyllaDB cannot be reached: ")))
+    })
+    .await?;
     let status = client.json("/api/status").await?;
     assert_eq!(
         (&status["ready"], &status["tables"][0]["state"]),
@@ -528,7 +547,7 @@ async fn the_server_answers_while_the_database_does_not() -> Result<()> {
     bench.relay.reconfigure(&client.configuration())?;
     let reloaded = client.post("/api/reload", "").await?.json()?;
     assert_eq!(reloaded["restarted"], json!(["scylla.nodes"]), "{reloaded}");
-    until("the relay is ready", async || {
+    until("the the relay has started", async || {
         Ok(client.get("/readyz").await?.status == 200)
     })
     .await?;
@@ -620,5 +639,74 @@ async fn hostile_requests_are_bounded_and_refused() -> Result<()> {
     }
     until("the places are taken", async || Ok(!client.lasts().await?)).await?;
     drop(idle);
+    relay.stop().await
+}
+
+/// What is told of a part.
+fn part<'h>(health: &'h Value, name: &str) -> &'h Value {
+    let parts = health["parts"].as_array();
+    let named = |part: &&Value| part["part"] == name;
+    parts
+        .and_then(|parts| parts.iter().find(named))
+        .unwrap_or(&Value::Null)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_is_not_ready_before_a_broker_has_answered_though_it_has_nothing_to_do()
+-> Result<()> {
+    let Some(broker) = kafka::broker("HTTP without a broker").await else {
+        return Ok(());
+    };
+    let client = Client::new()?;
+    let bench = bench(&broker, &client, "").await?;
+    let right = client.configuration();
+    let nowhere = format!(
+        "{right}kafka: {{ brokers: [\"127.0.0.1:{}\"] }}\n",
+        free_port()?
+    );
+    bench.relay.reconfigure(&nowhere)?;
+    let relay = bench.relay.start().await?;
+    client.listens().await?;
+    until("it is told that no broker can be reached", async || {
+        let health = client.get("/readyz").await?;
+        assert_eq!(health.status, 503, "{}", health.body);
+        Ok(part(&health.json()?, "Kafka connection")["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.starts_with("no broker can be reached")))
+    })
+    .await?;
+    // A second relay of the name is not ready either, and says whom it waits for.
+    let standby = Client::new()?;
+    let address = standby.configuration();
+    let other = bench.relay.file("standby.yaml");
+    std::fs::write(&other, address)?;
+    let waiting = bench
+        .relay
+        .launch(&["--config", &other.display().to_string()])?;
+    until("it is told who has the name", async || {
+        let Ok(health) = standby.get("/readyz").await else {
+            return Ok(false);
+        };
+        assert_eq!(health.status, 503, "{}", health.body);
+        Ok(part(&health.json()?, "start")["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("this is a standby")))
+    })
+    .await?;
+    waiting.kill().await?;
+
+    bench.relay.reconfigure(&right)?;
+    let reloaded = client.post("/api/reload", "").await?.json()?;
+    assert_eq!(
+        reloaded["restarted"],
+        json!(["kafka.brokers"]),
+        "{reloaded}"
+    );
+    until("the relay is ready", async || {
+        let health = client.get("/readyz").await?;
+        let connection = part(&health.json()?, "Kafka connection")["state"].clone();
+        Ok(health.status == 200 && connection == "ok")
+    })
+    .await?;
     relay.stop().await
 }

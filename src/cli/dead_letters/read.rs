@@ -24,6 +24,9 @@ pub(super) async fn list(store: &Store, tables: &[String], args: &List) -> Resul
             break;
         }
         printed += 1;
+        if printed == 1 && args.output == OutputFormat::Text {
+            writeln!(out, "{}", view::heading())?;
+        }
         match args.output {
             OutputFormat::Text => writeln!(out, "{}", view::line(&letter))?,
             OutputFormat::Json => {

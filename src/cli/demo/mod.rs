@@ -94,7 +94,8 @@ pub async fn run(args: &Args, logs: LogLevel) -> Result<()> {
     say(format!("broker     mock Kafka on {brokers}"));
 
     let service = start_service(&node).await?;
-    let file = configuration_file(&node, &brokers)?;
+    let listener = listen(args.listen).await?;
+    let file = configuration_file(&node, &brokers, listener.local_addr()?)?;
     let config = relay_config(file.path())?;
     let session = cluster::connect(&config.scylla).await?;
     super::schema::create_missing(&session, &config, None).await?;
@@ -104,7 +105,7 @@ pub async fn run(args: &Args, logs: LogLevel) -> Result<()> {
     let hooks = runtime::Hooks::default();
     let mut is_ready = hooks.ready.subscribe();
     let mut page = JoinSet::new();
-    let address = serve_page(&mut page, args.listen, &config, &hooks, logs).await?;
+    let address = serve_page(&mut page, listener, &config, &hooks, logs)?;
     tasks.spawn(runtime::run(config, hooks.clone(), async move {
         let mut stopped = stopped;
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -195,7 +196,7 @@ async fn start_service(node: &str) -> Result<Arc<OrderService>> {
 }
 
 /// The relay's configuration as a file, so that the commands of a shell can use it as well.
-fn configuration_file(node: &str, brokers: &str) -> Result<NamedTempFile> {
+fn configuration_file(node: &str, brokers: &str, page: SocketAddr) -> Result<NamedTempFile> {
     let mut file = tempfile::Builder::new()
         .prefix("outbox-relay-demo-")
         .suffix(".yaml")
@@ -204,7 +205,7 @@ fn configuration_file(node: &str, brokers: &str) -> Result<NamedTempFile> {
     write!(
         file,
         "relay: {{ name: demo }}\nscylla: {{ nodes: [\"{node}\"] }}\n\
-         kafka: {{ brokers: \"{brokers}\" }}\n\
+         kafka: {{ brokers: \"{brokers}\" }}\nhttp: {{ listen: \"{page}\" }}\n\
          outboxes: [{{ table: {KEYSPACE}.outbox_messages, topic: {TOPIC} }}]\n"
     )?;
     Ok(file)
@@ -220,20 +221,24 @@ fn relay_config(file: &Path) -> Result<Arc<Config>> {
     ))
 }
 
+/// A socket for the page: at this address, or at another port if that one is taken.
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((address.ip(), 0))
+            .await
+            .context("listen for the page"),
+    }
+}
+
 /// Serves the page while the demo runs; gives the address to open, with a token of this demo.
-async fn serve_page(
+fn serve_page(
     tasks: &mut JoinSet<Infallible>,
-    listen: SocketAddr,
+    listener: TcpListener,
     config: &Arc<Config>,
     hooks: &runtime::Hooks,
     level: LogLevel,
 ) -> Result<String> {
-    let listener = match TcpListener::bind(listen).await {
-        Ok(listener) => listener,
-        Err(_) => TcpListener::bind((listen.ip(), 0))
-            .await
-            .context("listen for the page")?,
-    };
     let address = listener.local_addr()?;
     let token = Uuid::new_v4().simple().to_string();
     let current = Current {

@@ -248,10 +248,17 @@ fn running(status: &Status, facts: &mut Vec<(&str, String)>) {
     }
 }
 
+/// A latency in the unit that a person would name it in.
+fn short(seconds: f64) -> String {
+    if seconds < 1.0 {
+        format!("{:.1} ms", seconds * 1e3)
+    } else {
+        format!("{seconds:.1} s")
+    }
+}
+
 fn latency_text(latency: Latency) -> String {
-    let millis = |seconds: Option<f64>| {
-        seconds.map_or_else(|| "none".to_owned(), |s| format!("{:.1} ms", s * 1e3))
-    };
+    let millis = |seconds: Option<f64>| seconds.map_or_else(|| "none".to_owned(), short);
     if latency.count == 0 {
         return "no event in the last minute".to_owned();
     }

@@ -31,8 +31,12 @@ pub use monitor::{Monitor, Watched};
 /// A part of the relay whose state is told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Part {
+    /// What the relay waits for before it begins.
+    Start,
     /// Whether ScyllaDB answers.
     Scylla,
+    /// Whether a broker can be reached, also while there is nothing to publish.
+    KafkaConnection,
     /// Whether Kafka takes records: the producer and the breaker before it.
     Kafka,
     /// Whether the log of this table is read.
@@ -60,8 +64,8 @@ impl Part {
     /// What a failure of the part means for readiness.
     pub fn role(&self) -> Role {
         match self {
-            Self::Scylla | Self::Kafka => Role::Needed,
-            Self::Log(_) | Self::Checkpoints | Self::DeadLetters => Role::Reported,
+            Self::Scylla | Self::KafkaConnection | Self::Kafka => Role::Needed,
+            Self::Start | Self::Log(_) | Self::Checkpoints | Self::DeadLetters => Role::Reported,
             Self::Task(name) => match name.kind {
                 Kind::Coordinator | Kind::Pipeline => Role::Needed,
                 Kind::Source => Role::Table,
@@ -76,7 +80,9 @@ impl Part {
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Start => f.write_str("start"),
             Self::Scylla => f.write_str("ScyllaDB"),
+            Self::KafkaConnection => f.write_str("Kafka connection"),
             Self::Kafka => f.write_str("Kafka"),
             Self::Log(table) => write!(f, "log of {table}"),
             Self::Checkpoints => f.write_str("checkpoints"),

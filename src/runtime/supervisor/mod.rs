@@ -331,6 +331,8 @@ impl Supervisor {
         }
         task.state = State::Waiting { until: now + after };
         self.metrics.task_restarts.add(1);
+        let kind = self.tasks[index].name.kind;
+        self.metrics.restarts_by_task.count(kind.name());
         self.report(index, newly_failed, after, &failure);
         None
     }

@@ -173,9 +173,19 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Kind {
+    /// Those that are started again after they have failed.
+    pub const RESTARTED: [Self; 5] = [
+        Self::Source,
+        Self::Replayer,
+        Self::HealthMonitor,
+        Self::WakeUp,
+        Self::Http,
+    ];
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Coordinator => "coordinator",
             Self::Pipeline => "pipeline",
             Self::Source => "source",
@@ -184,7 +194,13 @@ impl fmt::Display for Kind {
             Self::Lease => "lease",
             Self::WakeUp => "wake-up listener",
             Self::Http => "HTTP server",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

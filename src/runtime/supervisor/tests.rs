@@ -153,6 +153,7 @@ async fn a_failed_table_recovers_when_a_run_is_stable() {
     assert!(*bench.ready.borrow());
     assert_eq!(bench.metrics.failed_tasks.get(), 0);
     assert_eq!(bench.metrics.task_restarts.get(), 4);
+    assert_eq!(bench.metrics.restarts_by_task.get("source"), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,8 @@
 //! Watches over whether a broker can be reached: the thin shell around [`Reach`].
 //!
 //! A complaint of librdkafka or an attempt that timed out wakes a thread, which asks the cluster
-//! for the metadata of a topic in use. While nothing complains it sleeps, and costs nothing.
+//! for the metadata of a topic in use (of all, while none is). So does the start, once. While nothing
+//! complains it sleeps, and costs nothing.
 //! Invariants:
 //!
 //! 1. While no broker can be reached, nothing stays in the producers' queues: what slipped in is
@@ -23,6 +24,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{Producer, PurgeConfig};
 
 use super::Producers;
+use crate::runtime::health::Reporter;
 use crate::sink::error::{DeliveryError, Kind, kind_of};
 use crate::sink::reach::{Cause, Change, Probe, Reach};
 
@@ -39,12 +41,22 @@ pub(super) struct Watch {
     changed: Condvar,
     /// A topic in use, to ask for. Asking for one that nobody uses could create it.
     topic: OnceLock<Arc<str>>,
+    /// Where it is told whether a broker can be reached.
+    health: Option<Reporter>,
     /// Topics and keys whose next record travels alone.
     alone: Mutex<HashSet<u64>>,
     hasher: RandomState,
 }
 
 impl Watch {
+    /// Tells `health`, if there is one, whether a broker can be reached.
+    pub(super) fn new(health: Option<Reporter>) -> Self {
+        Self {
+            health,
+            ..Self::default()
+        }
+    }
+
     fn reach(&self) -> MutexGuard<'_, Reach> {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,9 +105,6 @@ impl Watch {
     pub(super) fn uses(&self, topic: &Arc<str>) {
         if self.topic.get().is_none() {
             self.topic.get_or_init(|| Arc::clone(topic));
-            // Under the lock, or the thread could miss it between its look and its sleep.
-            let _reach = self.reach();
-            self.changed.notify_all();
         }
     }
 
@@ -140,11 +149,12 @@ impl Watch {
     }
 
     fn run(&self, producers: &Weak<Producers>, patience: Duration) {
-        while let Some(topic) = self.until_suspicious() {
+        while self.until_suspicious() {
+            let topic = self.topic.get().cloned();
             let Some(producers) = producers.upgrade() else {
                 return;
             };
-            let probe = probe(&producers, &topic, patience);
+            let probe = probe(&producers, topic.as_deref(), patience);
             self.probed(probe);
             if self.is_down() {
                 producers.purge();
@@ -176,20 +186,26 @@ impl Watch {
                 }
             }
         }
+        let Some(health) = &self.health else { return };
+        if reach.is_met() {
+            health.ok();
+        } else {
+            health.failed(match reach.reason() {
+                Some(reason) => format!("no broker can be reached: {reason}"),
+                None => "no broker has answered yet".to_owned(),
+            });
+        }
     }
 
-    /// Waits until there is reason for a probe, and says which topic to ask for. `None` when the
-    /// sink is closing.
-    fn until_suspicious(&self) -> Option<Arc<str>> {
+    /// Waits until there is reason for a probe; `false` when the sink is closing.
+    fn until_suspicious(&self) -> bool {
         let mut reach = self.reach();
         loop {
             if reach.is_closing() {
-                return None;
+                return false;
             }
-            if let Some(topic) = self.topic.get()
-                && reach.wants_probe()
-            {
-                return Some(Arc::clone(topic));
+            if reach.wants_probe() {
+                return true;
             }
             reach = self
                 .changed
@@ -223,13 +239,13 @@ impl Drop for Ended<'_> {
     }
 }
 
-/// Asks any broker for the metadata of `topic`. Blocks, at most twice `patience`.
-fn probe(producers: &Producers, topic: &str, patience: Duration) -> Probe {
+/// Asks any broker for the metadata of `topic`, or of all topics. Blocks, at most twice `patience`.
+fn probe(producers: &Producers, topic: Option<&str>, patience: Duration) -> Probe {
     let deadline = Instant::now() + patience;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let client = producers.main.client();
-        let Err(error) = client.fetch_metadata(Some(topic), left.max(PAUSE)) else {
+        let Err(error) = client.fetch_metadata(topic, left.max(PAUSE)) else {
             return Probe::Answered;
         };
         match probe_failed(&error) {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// What the relay logs once it reads and publishes.
-pub(crate) const READY: &str = "relay is ready";
+pub(crate) const READY: &str = "the relay has started";
 /// What it logs when an attempt to publish has failed (not every time).
 pub(crate) const ATTEMPT_FAILED: &str = "an attempt to publish failed";
 /// What it logs when a page of a log could not be read.
