@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Checks what the documentation says against what is there.
 
-    python3 docs/verify.py                          links, anchors, configuration keys, alerts
+    python3 docs/verify.py                          links, anchors, configuration keys, alerts, errors, calls
     python3 docs/verify.py --binary target/release/outbox-relay
                                                     commands, flags and YAML examples as well
     python3 docs/verify.py --self-test              that each check finds what it looks for
@@ -17,6 +17,8 @@ Needs Python 3.9 and nothing else. Ends with status 1 if anything is wrong, and 
 5. Every metric `outbox_relay_*` is in docs/metrics.md, if there is one.
 6. Every test that is named by its path (`module::tests::a_sentence_about_it`) is there.
 7. Every path of the HTTP server (src/http/mod.rs) is in docs/http.md, and every path there is one.
+8. Every kind of docs/errors.md has its heading "Kind …" in docs/runbook.md, and every such heading its kind.
+9. Every `curl` that sends a body (-d) to the relay says that it is JSON, without which it is refused (415).
 """
 
 import argparse
@@ -55,6 +57,10 @@ MENTION = re.compile(r"(?<![\w/.-])(?:blob/\w+/)?(docs/[\w./-]+\.md)(#[\w-]+)?")
 KEY = re.compile(r"(?<![\w./-])([a-z_]+(?:\.[a-z_][a-z_0-9]*)+)(?![\w/])")
 METRIC = re.compile(r"(?<![\w.])outbox_relay_[a-z_]+[a-z](?![\w(])")
 TEST = re.compile(r"^[a-z][a-z_0-9]*(?:::[a-z][a-z_0-9]*)*::(\w+_\w+_\w+)$")
+KIND = re.compile(r"^\|\s*\[`(\w+)`\]\(#\1\)", re.M)
+BODY = re.compile(r"\s(?:-d|--data(?:-raw|-binary)?|--json)(?:[\s=]|$)")
+OURS = re.compile(r"\$\{?R\b|:9464\b|/api/")
+HEADER = re.compile(r"content-type:\s*application/json", re.I)
 ALERT = re.compile(r"^\s*(?:-\s+)?alert:\s*[\"']?(\w+)", re.M)
 
 
@@ -223,6 +229,44 @@ class Checker:
             if re.fullmatch(r"OutboxRelay\w+", heading) and heading not in names:
                 self.problem(runbook, 1, f"{heading} is no alert of monitoring/alerts.yaml")
 
+    def kinds(self):
+        path = self.root / "docs" / "errors.md"
+        runbook = self.root / "docs" / "runbook.md"
+        if not path.is_file() or not runbook.is_file():
+            print("not checked: kinds of errors (no docs/errors.md or docs/runbook.md)")
+            return
+        names = KIND.findall(path.read_text(encoding="utf-8"))
+        self.count("kinds", len(names))
+        if not names:
+            self.problem(path, 1, "no kind was found in it")
+        headings = [re.fullmatch(r"Kind `?(\w+)`?", heading) for heading in self.page(runbook).headings]
+        described = [heading[1] for heading in headings if heading]
+        for name in names:
+            if name not in described:
+                self.problem(path, 1, f"{name} has no heading `Kind {name}` in docs/runbook.md")
+        for name in described:
+            if name not in names:
+                self.problem(runbook, 1, f"`Kind {name}` is no kind of docs/errors.md")
+
+    def calls(self):
+        for page in self.pages:
+            codes = list(page.spans)
+            for line, language, code in page.blocks:
+                # What a block sets is seen in its own calls, as in J="Content-Type: …" and -H "$J".
+                variables = {}
+                for at, text in enumerate(joined(code)):
+                    assigned = re.match(r"\s*(?:export\s+)?(\w+)=(\"[^\"]*\"|'[^']*'|\S+)\s*(?:#.*)?$", text)
+                    if assigned:
+                        variables[assigned[1]] = assigned[2]
+                    shown = re.sub(r"\$\{?(\w+)\}?", lambda name: name[0] + " " + variables.get(name[1], ""), text)
+                    codes.append((line + 1 + at, shown))
+            for line, code in codes:
+                if not re.search(r"\bcurl\s", code) or not BODY.search(code) or not OURS.search(code):
+                    continue
+                self.count("calls")
+                if not HEADER.search(code) and not re.search(r"\s--json[\s=]", code):
+                    self.problem(page.path, line, "this `curl` with a body lacks -H 'Content-Type: application/json'")
+
     def metrics(self):
         path = self.root / "docs" / "metrics.md"
         if not path.is_file():
@@ -289,6 +333,18 @@ class Checker:
                         self.problem(page.path, line, message)
 
 
+def joined(code):
+    """The lines of a piece of shell; one that goes on in the next stands in its first line, whole."""
+    lines, parts = [], []
+    for text in code.split("\n"):
+        parts.append(text.removesuffix("\\"))
+        if text.endswith("\\"):
+            continue
+        lines += [" ".join(parts)] + [""] * (len(parts) - 1)
+        parts = []
+    return lines + parts
+
+
 def config_keys(path):
     """Every key of the reference, those that are commented out as well; lists count for nothing."""
     keys, stack = set(), []
@@ -323,7 +379,10 @@ def command_lines(code):
     """The words of each call of the relay in a line of code."""
     for part in re.split(r"\s*(?:&&|\|\||[|;])\s*", code.strip().removeprefix("$ ")):
         part = re.sub(r"\s#\s.*$|\s{3,}.*$", "", part)
-        call = re.match(r"(?:sudo\s+)?(?:[\w./~-]*/)?outbox-relay(\s+.*)?$", part)
+        # As root, with variables of its own, and in a pod.
+        part = re.sub(r"^kubectl\s.*?\sexec\s.*?\s--\s+|^kubectl\s+exec\s.*?\s--\s+", "", part)
+        part = re.sub(r"^(?:sudo\s+)?(?:[A-Z_]+=\S*\s+)*", "", part)
+        call = re.match(r"(?:[\w./~-]*/)?outbox-relay(\s+.*)?$", part)
         cargo = re.match(r"cargo run\b(?!.*\s-p\s)[^|]*?\s--(\s+.*)$", part)
         found = call or cargo
         if found and found[1]:
@@ -399,6 +458,8 @@ def verify(root, binary=None):
     checker.links()
     checker.keys()
     checker.alerts()
+    checker.kinds()
+    checker.calls()
     checker.metrics()
     checker.routes()
     checker.tests()
@@ -425,6 +486,10 @@ def self_test():
             "`kafka.properties.linger.ms` `outbox-relay run --config x`, `outbox-relay walk`, `outbox-relay run\n"
             "--fast`\n\n```yaml\nfollow: { pace: 1 }\n```\n\n"
             "    outbox-relay letters list\n    outbox-relay letters lose\n"
+            "    sudo A=/b outbox-relay letters hide\n    kubectl exec $D -- /usr/bin/outbox-relay letters burn\n"
+            "\n```sh\nJ='Content-Type: application/json'\ncurl -X PUT -H \"$J\" -d '{}' $R/api/level\n"
+            "curl -X PUT \\\n  -d '{}' $R/api/level\ncurl -d '{}' http://collector/\ncurl $R/livez\n```\n"
+            "`curl -X POST --data '{}' http://127.0.0.1:9464/api/replay`\n"
         )
         (root / "docs/a.md").write_text("# The key `x`\n\n```\n# not a heading\n[no](link)\n```\n`outbox_relay_bad`\n")
         (root / "docs/metrics.md").write_text(
@@ -433,7 +498,10 @@ def self_test():
         (root / "src/a.rs").write_text("fn a_test_that_is() {}\n")
         (root / "src/http/mod.rs").write_text('.route("/here", get(a)).route("/api/{id}", get(b))')
         (root / "docs/http.md").write_text("`/here`, `/gone`\n")
-        (root / "docs/runbook.md").write_text("## OutboxRelayGone\n## OutboxRelayDown\n")
+        (root / "docs/errors.md").write_text("| [`lost`](#lost) | a |\n| [`found`](#found) | b |\n\n## lost\n## found\n")
+        (root / "docs/runbook.md").write_text(
+            "## OutboxRelayGone\n## OutboxRelayDown\n## Kind lost\n## Kind stolen\n"
+        )
         (root / "monitoring/alerts.yaml").write_text("- alert: OutboxRelayDown\n- alert: OutboxRelayNew\n")
         (root / "systemd/a.service").write_text("# see docs/a.md#the-key-x and docs/a.md#no-such\n")
         fake = root / "fake"
@@ -450,15 +518,21 @@ def self_test():
         expected = [
             "README.md:11: the example is refused: follow.pace: unknown key",
             "README.md:16: `outbox-relay letters` has no command `lose`",
+            "README.md:17: `outbox-relay letters` has no command `hide`",
+            "README.md:18: `outbox-relay letters` has no command `burn`",
+            "README.md:23: this `curl` with a body lacks -H 'Content-Type: application/json'",
+            "README.md:28: this `curl` with a body lacks -H 'Content-Type: application/json'",
             "README.md:3: `docs/a.md#nothing`: a.md has no heading for #nothing",
             "README.md:3: `docs/b.md` leads nowhere",
             "README.md:4: `follow.pol` is not a key of config/relay.yaml",
             "README.md:5: `outbox-relay run` has no flag `--fast`",
             "README.md:5: `outbox-relay` has no command `walk`",
             "docs/a.md:7: `outbox_relay_bad` is no metric of docs/metrics.md",
+            "docs/errors.md:1: found has no heading `Kind found` in docs/runbook.md",
             "docs/http.md:1: `/api/{id}` is missing",
             "docs/http.md:1: `/gone` is not answered",
             "docs/metrics.md:1: there is no test `a::tests::a_test_that_was`",
+            "docs/runbook.md:1: `Kind stolen` is no kind of docs/errors.md",
             "docs/runbook.md:1: OutboxRelayGone is no alert of monitoring/alerts.yaml",
             "monitoring/alerts.yaml:1: OutboxRelayNew has no heading in docs/runbook.md",
             "systemd/a.service:1: `docs/a.md#no-such`: a.md has no heading for #no-such",

@@ -37,20 +37,7 @@ glibc=$(objdump -T "$binary" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1)
 printf 'needs at least: %s\n' "$glibc"
 "$binary" --version
 
-stage=$(mktemp -d)
-trap 'rm -rf "$stage"' EXIT
-mkdir -p "$stage/$name" "$out"
-install -m 0755 "$binary" "$stage/$name/outbox-relay"
-install -m 0644 LICENSE README.md CHANGELOG.md "$stage/$name/"
-install -D -m 0644 -t "$stage/$name/config" config/relay.yaml
-install -D -m 0644 -t "$stage/$name/config/examples" config/examples/*.yaml
-install -D -m 0644 -t "$stage/$name/systemd" systemd/*
-install -D -m 0644 -t "$stage/$name/docs" docs/*.md
-# What release/sbom.sh has written, if it has.
-shopt -s nullglob
-sboms=("$out"/*.cdx.json)
-[ "${#sboms[@]}" -eq 0 ] || install -m 0644 "${sboms[@]}" "$stage/$name/"
-tar --directory "$stage" --sort=name --format=gnu --mtime="@$epoch" --owner=0 --group=0 \
-  --numeric-owner --mode='u+rwX,go+rX,go-w' -cf - "$name" | gzip -n -9 >"$out/$name.tar.gz"
+mkdir -p "$out"
+release/assemble.sh "$binary" "$out/$name.tar.gz"
 (cd "$out" && sha256sum -- *.tar.gz *.cdx.json >SHA256SUMS)
 ls -l "$out"

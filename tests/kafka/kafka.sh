@@ -4,10 +4,16 @@
 #
 #   tests/kafka/kafka.sh run [PORT]                 a broker in the foreground (default port 9092)
 #   tests/kafka/kafka.sh consume PORT TOPIC [N]     prints N records (default: until interrupted)
+#   tests/kafka/kafka.sh topics|configs|acls|console-consumer ARGUMENT...
+#                                                   as kafka-topics.sh and so on of Kafka's distribution
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 libs="${KAFKA_LIBS:-${CARGO_TARGET_DIR:-$here/../../target}/kafka-libs}"
 
+tool() { # tool CLASS ARGUMENT...: ends the script with it
+  fetch
+  exec java -cp "$libs/*" "$@"
+}
 fetch() {
   [ -e "$libs/.complete" ] && return
   mkdir -p "$libs"
@@ -50,14 +56,17 @@ PROPERTIES
   wait "$broker"
   ;;
 consume)
-  fetch
-  exec java -cp "$libs/*" org.apache.kafka.tools.consumer.ConsoleConsumer \
+  tool org.apache.kafka.tools.consumer.ConsoleConsumer \
     --bootstrap-server "127.0.0.1:$2" --topic "$3" --from-beginning \
     --property print.key=true --property print.headers=true \
     ${4:+--max-messages "$4" --timeout-ms 60000}
   ;;
+topics) tool org.apache.kafka.tools.TopicCommand "${@:2}" ;;
+configs) tool kafka.admin.ConfigCommand "${@:2}" ;;
+acls) tool org.apache.kafka.tools.AclCommand "${@:2}" ;;
+console-consumer) tool org.apache.kafka.tools.consumer.ConsoleConsumer "${@:2}" ;;
 *)
-  sed -n '2,6p' "$0" >&2
+  sed -n '2,8p' "$0" >&2
   exit 2
   ;;
 esac
