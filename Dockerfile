@@ -28,12 +28,14 @@ LABEL org.opencontainers.image.title="outbox-relay" \
 COPY --from=build --chmod=0555 /out/outbox-relay /usr/bin/outbox-relay
 # Loopback would be that of the container. Publish the port to whom may see health and metrics.
 ENV OUTBOX_RELAY__HTTP__LISTEN=0.0.0.0:9464
+# Where every command looks, also those of `docker exec`, unless --config says otherwise.
+ENV OUTBOX_RELAY_CONFIG=/etc/outbox-relay/relay.yaml
 EXPOSE 9464
 # nonroot; a number, so that Kubernetes can tell.
 USER 65532:65532
 # The first SIGTERM drains. Give it the time: docker stop --time 60.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["/usr/bin/outbox-relay", "healthcheck", "--config", "/etc/outbox-relay/relay.yaml"]
+  CMD ["/usr/bin/outbox-relay", "healthcheck"]
 ENTRYPOINT ["/usr/bin/outbox-relay"]
-CMD ["run", "--config", "/etc/outbox-relay/relay.yaml"]
+CMD ["run"]

@@ -156,6 +156,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             if let Some(error) = error.downcast_ref::<config::Error>() {
                 eprintln!("{error}");
+                if cli.global.config.is_empty() {
+                    eprintln!(
+                        "no configuration file was given: --config FILE, or OUTBOX_RELAY_CONFIG"
+                    );
+                }
                 return ExitCode::from(BAD_CONFIG);
             }
             if out::closed(&error) {

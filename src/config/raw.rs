@@ -134,7 +134,7 @@ section! {
         /// file of secrets it may begin with ${CREDENTIALS_DIRECTORY}/, for credentials of systemd.
         password_file: Option<String> = None => "/run/secrets/scylla-password";
         /// Encryption of the connections; docs/security.md has examples. The files are PEM, read at
-        /// the start.
+        /// the start and at a reload.
         tls: Tls = Tls::default();
         /// How long one request may take. Longer than the server's own timeouts (5s for reads),
         /// so that the server's error, which says more, comes first.
@@ -428,10 +428,11 @@ section! {
         /// admin_token_file, or the environment variable OUTBOX_RELAY__HTTP__ADMIN_TOKEN.
         admin_token: Option<Password> = None => "\"a long random word\"";
         /// File that holds the token and nothing else; a newline at its end is ignored.
-        admin_token_file: Option<String> = None => "/run/secrets/outbox-relay-token";
-        /// Connections at once; those beyond wait to be accepted.
+        admin_token_file: Option<String> = None => "/etc/outbox-relay/credentials/admin-token";
+        /// Connections at once. Beyond them 16 more are taken for one request and 2s each, so that probes
+        /// are answered; others wait.
         max_connections: u64 = 64;
-        /// How long a request may take to be read, and to be answered.
+        /// How long a request may take to be read, to be answered, and its answer to be taken.
         request_timeout: Span = Span::secs(30);
     }
 }

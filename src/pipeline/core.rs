@@ -296,6 +296,12 @@ impl<T: Item> Core<T> {
         self.stalled_until = None;
     }
 
+    /// The item of an attempt that is under way; none once a lost producer had it.
+    pub fn under_way(&self, token: u64) -> Option<&T> {
+        let (lane, _) = self.in_flight.get(&token)?;
+        Some(self.lanes.head(*lane))
+    }
+
     /// An attempt has ended. One that a lost producer had under way means nothing any more.
     pub fn report(&mut self, token: u64, result: Result<(), DeliveryError>, now: Duration) {
         let Some(attempt) = self.in_flight.remove(&token) else {

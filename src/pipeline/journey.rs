@@ -63,6 +63,7 @@ fn journey<'a>(
         read,
         submitted: at(item.times.submitted),
         sent: item.times.sent.get().map(at),
+        appended: item.times.appended.get(),
         ended: wall,
         attempts: item.times.attempts.get(),
         end,

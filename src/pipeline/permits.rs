@@ -19,6 +19,7 @@ use crate::dead_letters::parking::Quiet;
 use crate::dead_letters::{KeptRow, Label};
 use crate::event::{Record, TableId};
 use crate::retry::breaker;
+use crate::sink::Appended;
 
 /// The pipeline has ended and takes nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -101,6 +102,7 @@ pub(super) struct Times {
     pub(super) read: Option<Instant>,
     pub(super) submitted: Instant,
     pub(super) sent: Cell<Option<Instant>>,
+    pub(super) appended: Cell<Option<Appended>>,
     pub(super) attempts: Cell<u32>,
 }
 
@@ -437,6 +439,7 @@ impl Handle {
             read,
             submitted: Instant::now(),
             sent: Cell::new(None),
+            appended: Cell::new(None),
             attempts: Cell::new(0),
         };
         let cost = self.budget.cost(match &content {

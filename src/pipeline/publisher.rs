@@ -269,6 +269,9 @@ impl Pipeline {
             fatal_last(reports);
         }
         for Report { token, result } in reports.drain(..) {
+            if let (Ok(appended), Some(item)) = (&result, self.core.under_way(token)) {
+                item.times.appended.set(Some(*appended));
+            }
             self.core.report(token, result.map(drop), now);
         }
     }

@@ -5,6 +5,8 @@
 use std::fmt::Debug;
 use std::time::SystemTime;
 
+use crate::sink::Appended;
+
 /// An event's way, when it has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Journey<'e> {
@@ -25,6 +27,8 @@ pub struct Journey<'e> {
     /// When it was handed to the producer, the last time if it was tried again; `None` if it never
     /// was.
     pub sent: Option<SystemTime>,
+    /// Where its record is, once Kafka has acknowledged it.
+    pub appended: Option<Appended>,
     /// When it ended.
     pub ended: SystemTime,
     /// How often it was handed to the producer.

@@ -32,6 +32,7 @@ use opentelemetry_sdk::trace::{
 
 use super::journey::{End, Journal, Journey};
 use crate::config::Otlp;
+use crate::sink::Appended;
 
 /// Spans that wait for their export; more are dropped.
 const MOST_WAITING: usize = 16_384;
@@ -171,13 +172,18 @@ impl Journal for Spans {
             if let (Some(sent), Some(topic), End::Published) =
                 (journey.sent, journey.topic, journey.end)
             {
-                let attributes = vec![
+                let mut attributes = vec![
                     KeyValue::new("messaging.system", "kafka"),
                     KeyValue::new("messaging.operation.name", "send"),
                     KeyValue::new("messaging.operation.type", "send"),
                     KeyValue::new("messaging.destination.name", topic.to_owned()),
                     KeyValue::new("messaging.message.id", journey.event_id.to_owned()),
                 ];
+                if let Some(Appended { partition, offset }) = journey.appended {
+                    let partition = partition.to_string();
+                    attributes.push(KeyValue::new("messaging.destination.partition.id", partition));
+                    attributes.push(KeyValue::new("messaging.kafka.offset", offset));
+                }
                 let name = format!("send {topic}");
                 self.span(&inside, name, SpanKind::Producer, (sent, ended), attributes);
             }

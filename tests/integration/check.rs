@@ -271,6 +271,29 @@ async fn keys_that_lose_the_order_are_told() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn logs_that_keep_too_little_are_told() -> Result<()> {
+    let base = Base::new(Database::start().await?).await?;
+    let with = |options: &str| {
+        let log = "{'enabled': true, 'ttl': 604800}";
+        GOOD.replace(log, &format!("{{'enabled': true, {options}}}"))
+    };
+    let keys = base
+        .table("keys", &with("'delta': 'keys', 'ttl': 604800"))
+        .await?;
+    let brief = base.table("brief", &with("'ttl': 120")).await?;
+    let lasting = base.table("lasting", &with("'ttl': 0")).await?;
+    let list = [&keys, &brief, &lasting].map(|table| format!("{{ table: {table} }}"));
+    let report = base
+        .report(&format!("outboxes: [{}]\n", list.join(", ")))
+        .await?;
+    assert_eq!(report.status, Some(1));
+    report.assert_found("cdc-delta", &keys, "error", &["keys only"]);
+    report.assert_found("log-ttl", &brief, "error", &["120 s", "follow.late_window"]);
+    report.assert_found("log-ttl", &lasting, "warning", &["for ever"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn warnings_fail_only_when_that_is_asked_for() -> Result<()> {
     let database = Database::start().await?;
     let cluster = MockCluster::new(1)?;

@@ -215,3 +215,48 @@ async fn every_command_has_a_manual_page_that_renders() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_nobody_reads_is_no_error() -> Result<()> {
+    for arguments in [
+        &["config", "reference"][..],
+        &["config", "schema"],
+        &["man"],
+    ] {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).env_clear().stdin(Stdio::null());
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let output = command.stdout(writer).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            (output.status.code(), &*said),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_file_may_be_named_by_the_environment() -> Result<()> {
+    let none = run(&["config", "print"]).await?;
+    assert_eq!(none.status.code(), Some(78));
+    let said = String::from_utf8(none.stderr)?;
+    assert!(said.contains("no configuration file was given"), "{said}");
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(
+        file.path(),
+        "relay: { name: named }\noutboxes: [{ table: a.b }]\n",
+    )?;
+    let mut command = Command::new(BINARY);
+    command.args(["config", "print", "--set", "outboxes=[{table: c.d}]"]);
+    command.env_clear().env("OUTBOX_RELAY_CONFIG", file.path());
+    let printed = command.stdin(Stdio::null()).output().await?;
+    let printed = String::from_utf8(printed.stdout)?;
+    assert!(
+        printed.contains("name: named") && printed.contains("table: c.d"),
+        "{printed}"
+    );
+    Ok(())
+}

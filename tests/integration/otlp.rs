@@ -1,7 +1,9 @@
 //! Spans of a relay that runs, as an OTLP receiver gets them.
 
 use crate::support::bench::Bench;
+use crate::support::certificates::{Authority, Issued};
 use crate::support::kafka;
+use crate::support::relay::READY;
 use crate::support::traffic::{Plan, tables};
 use crate::support::{free_port, oracle, until};
 use anyhow::{Context, Result};
@@ -11,9 +13,13 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use outbox_writer::{Event, Outbox};
 use prost::Message;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
 const WRITE: u64 = 0x00f0_67aa_0ba9_02b7;
@@ -27,6 +33,22 @@ struct Receiver {
 
 impl Receiver {
     async fn start() -> Result<Self> {
+        Self::over(None).await
+    }
+
+    /// With this certificate, by TLS.
+    async fn with(own: &Issued) -> Result<Self> {
+        let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes())?;
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)?;
+        Self::over(Some(TlsAcceptor::from(Arc::new(config)))).await
+    }
+
+    async fn over(tls: Option<TlsAcceptor>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?.to_string();
         let exports = Arc::new(Mutex::new(Vec::new()));
@@ -34,7 +56,15 @@ impl Receiver {
         let kept = Arc::clone(&exports);
         task.spawn(async move {
             loop {
-                let (mut stream, _) = listener.accept().await?;
+                let (stream, _) = listener.accept().await?;
+                let mut stream: Box<dyn Stream> = match &tls {
+                    None => Box::new(stream),
+                    Some(tls) => match tls.accept(stream).await {
+                        Ok(stream) => Box::new(stream),
+                        // The client does not trust us.
+                        Err(_) => continue,
+                    },
+                };
                 // A client that goes away is none that exports.
                 while let Ok(Some(export)) = request(&mut stream).await {
                     kept.lock()
@@ -62,8 +92,13 @@ impl Receiver {
     }
 }
 
+/// A connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
 /// Reads a request and answers it; `None` at the end of the connection.
-async fn request(stream: &mut TcpStream) -> Result<Option<ExportTraceServiceRequest>> {
+async fn request(stream: &mut Box<dyn Stream>) -> Result<Option<ExportTraceServiceRequest>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -197,4 +232,43 @@ async fn a_receiver_that_is_not_there_holds_up_nothing() -> Result<()> {
     let records = bench.assert_delivered(case).await?;
     assert_eq!(oracle::duplicates(&records), 0);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_with_tls_must_be_one_that_the_relay_trusts() -> Result<()> {
+    let case = "spans over TLS";
+    let Some(broker) = kafka::broker(case).await else {
+        return Ok(());
+    };
+    let authority = Authority::new("authority of receivers")?;
+    let receiver = Receiver::with(&authority.issue("receiver", &["127.0.0.1"])?).await?;
+    let more = format!(
+        "otlp: {{ endpoint: \"https://{}\", sample_one_in: 1, timeout: 2s }}\n",
+        receiver.address
+    );
+    let bench = Bench::configured(&broker.bootstrap, &more).await?;
+    let plan = Plan {
+        events: 20,
+        keys: 10,
+        ahead: 20,
+    };
+    // An authority that nobody has named is not trusted; the events do not mind.
+    let stranger = bench.relay.start().await?;
+    bench.write_and_arrive(plan).await?;
+    stranger.said("BatchSpanProcessor").await?;
+    stranger.stop().await?;
+    assert_eq!(receiver.spans().len(), 0);
+
+    let file = bench.relay.file("authorities.pem");
+    std::fs::write(&file, authority.pem())?;
+    let file = file.display().to_string();
+    let relay = bench.relay.launch_in(&[("SSL_CERT_FILE", &file)])?;
+    relay.said(READY).await?;
+    bench.write(plan).await?;
+    until("the spans are exported", async || {
+        Ok(receiver.spans().len() >= 5 * 20)
+    })
+    .await?;
+    relay.stop().await?;
+    bench.assert_delivered(case).await.map(drop)
 }

@@ -103,6 +103,11 @@ async fn certificates_on_both_sides() -> Result<()> {
 
 /// What `check` says of a database that lets the relay in or not.
 async fn look(builder: Builder, scylla: &str) -> Result<Found> {
+    look_at(builder, scylla, "ScyllaDB at").await
+}
+
+/// The same of another subject.
+async fn look_at(builder: Builder, scylla: &str, subject: &str) -> Result<Found> {
     let emulator = builder.start().await?;
     let cluster = MockCluster::new(1)?;
     let yaml = format!(
@@ -111,7 +116,7 @@ async fn look(builder: Builder, scylla: &str) -> Result<Found> {
         emulator.address(),
         cluster.bootstrap_servers()
     );
-    check::look(&Relay::new(&yaml)?, &[], "ScyllaDB at", "hunter").await
+    check::look(&Relay::new(&yaml)?, &[], subject, "hunter").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,6 +163,16 @@ async fn certificates_that_are_not_accepted_are_told_with_a_remedy() -> Result<(
     let own = ours.issue_expired("node-7", &["10.0.0.7"])?;
     let found = look(served(&own, None)?, &tls(", verify_hostname: false")).await?;
     found.tells("no names, expired", &["expired"], "renew");
+
+    // The relay's own certificates are looked at before a server refuses them.
+    let Issued { certificate, key } = ours.issue_expired("relay", &[])?;
+    let file = files.add("relay.pem", &certificate)?;
+    let key = files.add("relay-key.pem", &key)?;
+    let own = ours.issue("node-7", &["127.0.0.1"])?;
+    let more = tls(&format!(", cert_file: {file}, key_file: {key}"));
+    let subject = format!("certificates in {file}");
+    let found = look_at(served(&own, None)?, &more, &subject).await?;
+    found.tells("its own, expired", &["has expired"], "renew it and reload");
     assert!(files.path().exists());
     Ok(())
 }

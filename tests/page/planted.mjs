@@ -29,6 +29,14 @@ const BUGS = [
   ['grey on grey', '--mute: #556273;', '--mute: #9aa4b0;', 'axe finds nothing: light'],
   ['no focus ring', ':focus-visible { outline: 2px solid var(--accent);', ':focus-visible { outline: 0 solid var(--accent);', 'the focus can be seen'],
   ['the id is not escaped', "`api/dead-letters/${encodeURIComponent(letter.id)}`", "`api/dead-letters/${letter.id}`", 'hostile strings'],
+  ['the state of the breaker is not known', "'half-open': 'Half-open'", "half_open: 'Half-open'", 'half-open is shown'],
+  ['every table keeps up', 'return least >= BEHIND;', 'return false;', 'a table that is behind'],
+  ['one look makes a table behind', 'least = Math.min(least,', 'least = Math.max(least,', 'a table that is behind'],
+  ['numbers break', '.data .num, .figure { white-space: nowrap; }', '', 'numbers stay whole'],
+  ['the focus is lost with its button', "(under ? under.querySelector('[data-close]') : state.view === 'dead-letters' ? $('letters-title') : $('main')).focus();", '', 'gives the focus back'],
+  ['old numbers are called ready', 'state.late = !state.fault; drawAll();', '', 'gives no answer'],
+  ['keys are kept with the requests', 'const list = jobs.map(({ id, verb,', 'const list = jobs.map((job) => job) ?? jobs.map(({ id, verb,', 'outlive a reload'],
+  ['requests are forgotten', 'if (!diary.place) diary.load(status.relay);', '', 'outlive a reload'],
 ];
 
 const folder = mkdtempSync(join(tmpdir(), 'planted-'));

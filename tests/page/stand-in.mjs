@@ -93,9 +93,9 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
   const random = numbers(17);
   const world = {
     relay: 'orders', ready: true, admin: true, token: TOKEN, now: START, uptime: 93_784, reachable: true, broken: null, level: 'info',
-    breaker: { state: 'closed', opened: 1 }, in_flight: null, asked: [], policy: [], jobs: new Map(), slow: 2, fails: new Set(),
+    breaker: { state: 'closed', opened: 1 }, in_flight: null, asked: [], policy: [], jobs: new Map(), slow: 2, hold: false, frozen: null, fails: new Set(),
     totals: { read: 1_292_450, published: 1_292_443, repeated: 12, failed_attempts: 31, late: 3, dead_lettered: 0, replayed: 0, restarts: 1, reads: 18_220_100, rows_read: 3_020_118 },
-    reload: { status: 200, body: { applied: ['log.level'], needs_restart: ['kafka.brokers'] } },
+    reload: { status: 200, body: { applied: ['log.level'], restarted: ['kafka.brokers'], needs_restart: ['http.listen'] } },
     ...WORLDS[name](),
   };
   world.totals.dead_lettered = world.letters.length;
@@ -132,12 +132,17 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
     && (filter.event_type === undefined || l.type === filter.event_type)
     && (filter.since_millis === undefined || Date.parse(l.first_failed) >= filter.since_millis) && (filter.until_millis === undefined || Date.parse(l.first_failed) < filter.until_millis);
   const keyOf = (l) => `${l.table} ${JSON.stringify(l.key)}`;
-  /** A replay takes the earlier ones of each key along; a discard takes what is meant. */
+  /** A replay takes the earlier ones of each key along, and the parked ones behind; a discard takes what is meant. */
   function meant(verb, filter) {
     const found = world.letters.filter(matches(filter));
     if (verb === 'discard') return { found, planned: found };
     const last = new Map();
     world.letters.forEach((l, i) => { if (found.includes(l)) last.set(keyOf(l), i); });
+    for (const [key, from] of last) for (let i = from + 1; i < world.letters.length; i++) {
+      if (keyOf(world.letters[i]) !== key) continue;
+      if (world.letters[i].reason !== 'parked') break;
+      last.set(key, i);
+    }
     return { found, planned: world.letters.filter((l, i) => i <= (last.get(keyOf(l)) ?? -1)) };
   }
   const zero = { matched: 0, keys: 0, planned: 0, published: 0, discarded: 0, skipped: 0, failed: 0, postponed: 0 };
@@ -199,7 +204,7 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
       if (!job) return { status: 404, body: { error: 'no such request' } };
       job.looks++;
       if (job.looks === 1) return { status: 200, body: { state: 'open', progress: { ...zero }, error: null } };
-      const step = Math.ceil(job.plan.planned / world.slow);
+      const step = world.hold ? 0 : Math.ceil(job.plan.planned / world.slow);
       for (const l of job.left.splice(0, step)) {
         if (world.fails.has(l.id)) { job.progress.failed++; continue; }
         world.letters = world.letters.filter((one) => one !== l);
@@ -230,6 +235,7 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
       };
       if (url.pathname === '/') { response.writeHead(200, { ...headers, 'Content-Type': 'text/html; charset=utf-8' }).end(readFileSync(page, 'utf8').replaceAll('__NONCE__', nonce)); return; }
       if (world.broken) { response.writeHead(world.broken, headers).end('oops'); return; }
+      if (url.pathname === '/api/status') await world.frozen;
       const result = await answer(request, url, body);
       const json = JSON.stringify(result.body, (_, value) => (typeof value === 'bigint' ? `bigint ${value}` : value)).replace(/"bigint (-?\d+)"/g, '$1');
       response.writeHead(result.status, { ...headers, 'Content-Type': 'application/json' }).end(json);

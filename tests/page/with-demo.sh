@@ -2,7 +2,7 @@
 # The page of a relay that runs: the demo's, whose broker refuses some events. One of them is found,
 # understood and replayed in the browser; the demo must then end as it promises.
 #
-#   OUTBOX_RELAY=path tests/page/with-demo.sh
+#   OUTBOX_RELAY=path [PROMTOOL=path] tests/page/with-demo.sh
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 relay=${OUTBOX_RELAY:?the path of a relay with its demo}
@@ -29,6 +29,13 @@ page=$(awk '/^page / { print $2 }' "$log")
 config=$(awk '/^shell / { print $NF }' "$log")
 has_letter() { [ -n "$("$relay" dead-letters list --config "$config" --reason permanent --output json 2>/dev/null)" ]; }
 wait_for "a dead letter" has_letter
+
+# What the relay itself says is what Prometheus understands.
+if [ -n "${PROMTOOL:-}" ]; then
+  python3 -c 'import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1]).read())' \
+    "${page%%#*}metrics" | "$PROMTOOL" check metrics
+  echo "promtool accepts /metrics of the demo"
+fi
 
 RELAY_URL="${page%%#*}" RELAY_TOKEN="${page##*#token=}" bash "$here/run.sh"
 

@@ -22,7 +22,7 @@ pub(super) fn scylla(tls: &Tls) -> Findings {
 
 fn lasts(pem: &Pem, days: i64) -> Finding {
     let subject = format!("certificates in {}", pem.file.display());
-    let remedy = "renew it and restart the relay: files of certificates are read at the start";
+    let remedy = "renew it and reload the relay: files of certificates are read at the start and at a reload";
     match days {
         ..0 => Finding::error(
             Code::Certificates,

@@ -56,7 +56,9 @@ pub async fn run(sources: &Sources, args: &Args) -> Result<ExitCode> {
     let inspected = sources.inspect();
     let mut findings = configuration(&inspected);
     if !inspected.incomplete {
-        findings.push(http::check(&inspected.config));
+        if inspected.usable("http") {
+            findings.push(http::check(&inspected.config));
+        }
         let (database, broker) = tokio::join!(
             check_database(&inspected),
             tokio::task::spawn_blocking({

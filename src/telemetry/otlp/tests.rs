@@ -44,6 +44,10 @@ fn journey(traceparent: Option<&str>) -> Journey<'_> {
         }),
         submitted: at(9),
         sent: Some(at(10)),
+        appended: Some(Appended {
+            partition: 3,
+            offset: 1 << 40,
+        }),
         ended: at(14),
         attempts: 2,
         end: End::Published,
@@ -111,6 +115,10 @@ fn a_published_event_is_a_tree_under_the_span_of_its_write() {
         Some("orders.events".into())
     );
     assert_eq!(attribute(send, "messaging.message.id"), Some("e-1".into()));
+    let partition = attribute(send, "messaging.destination.partition.id");
+    assert_eq!(partition, Some("3".into()));
+    let offset = attribute(send, "messaging.kafka.offset");
+    assert_eq!(offset, Some((1_i64 << 40).into()));
 }
 
 #[test]
