@@ -52,8 +52,10 @@ pub struct Loaded {
 pub struct Census([u64; Reason::ALL.len()]);
 
 impl Census {
-    /// Counts one more. One whose reason is not known counts as one for a person.
-    pub fn add(&mut self, reason: Option<Reason>) {
+    /// Counts one more, by what its column `reason` holds: nothing if it only joined others. One of a
+    /// later version, whose reason is not known, counts as one for a person.
+    pub fn add(&mut self, reason: Option<&str>) {
+        let reason = reason.map_or(Ok(Reason::Parked), str::parse);
         self.0[Self::index(reason.unwrap_or(Reason::Permanent))] += 1;
     }
 

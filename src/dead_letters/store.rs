@@ -388,7 +388,7 @@ impl Store {
                 .rows_stream::<(Option<String>,)>()
                 .map_err(read_error)?;
             while let Some((reason,)) = rows.try_next().await.map_err(read_error)? {
-                census.add(reason.and_then(|reason| reason.parse().ok()));
+                census.add(reason.as_deref());
             }
         }
         Ok(())

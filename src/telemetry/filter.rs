@@ -61,7 +61,7 @@ mod tests {
             "off",
             "info,outbox_relay=debug",
             "warn,outbox_relay::source=trace",
-            "info,outbox_relay[group{table=a,b=c}]=trace",
+            "info,outbox_relay[group{table=a}]=trace",
             "error,[group]",
         ] {
             assert!(parse(text).is_ok(), "{text}");

@@ -134,6 +134,14 @@ scene('a chart is a table too, and shows other series', {}, async ({ page, reads
   await page.waitForFunction(() => [...document.querySelectorAll('#plot-lag text')].some((t) => t.textContent === 'late window 3 min'), WAIT);
 });
 
+scene('dead letters that hold up no key are seen', { world: 'dead-letters', change: (w) => { w.skips = true; } }, async ({ reads, text, world }) => {
+  await reads('#tile-dead', /\d+ wait/);
+  assert.match(await text('#verdict'), /\d+ dead letters wait for somebody; no key is held up/);
+  await reads('#parked-count', /^\d+$/);
+  world.letters = [];
+  await reads('#tile-dead', /0 keys wait/);
+});
+
 scene('what is wrong is said first', { world: 'breaker-open' }, async ({ reads, text, page }) => {
   await reads('#ready', /^Not ready$/);
   assert.match(await text('#verdict'), /^Not ready Kafka failed: the breaker is open: no broker can be reached, for 2 min 10 s/);

@@ -118,12 +118,13 @@ export async function standIn(name = 'busy', { port = 0, page = PAGE } = {}) {
     const stage = (p50, p99) => (idle ? { count: 0, p50: null, p99: null } : { count: Math.round(world.pace * 60), p50: wobble(p50), p99: wobble(p99) });
     return { total: stage(.0171, .046), visible: stage(.0108, .031), queue: stage(.0004, .0021), kafka: stage(.0052, .0148) };
   }
-  const parked = () => new Set(world.letters.map((l) => `${l.table} ${JSON.stringify(l.key)}`)).size;
+  const waiting = () => Object.fromEntries(['exhausted', 'permanent', 'undecodable', 'parked'].map((reason) => [reason, world.letters.filter((l) => l.reason === reason).length]));
+  const parked = () => world.skips ? 0 : new Set(world.letters.map((l) => `${l.table} ${JSON.stringify(l.key)}`)).size;
   const status = () => ({
     relay: world.relay, version: '0.1.0', now: iso(world.now), uptime_seconds: world.uptime, ready: world.ready, admin: world.admin, parts: world.parts, breaker: world.breaker,
     limits: { in_flight_events: 10_000, in_flight_bytes: 67_108_864 },
     in_flight: world.in_flight ?? { events: Math.round(world.pace * (.02 + .01 * random())), bytes: Math.round(world.pace * 24 * (.8 + random() * .4)) },
-    totals: world.totals, latency: latencies(), parked_keys: parked(),
+    totals: world.totals, latency: latencies(), parked_keys: parked(), dead_letters: waiting(),
     tables: world.tables.map(({ lag, backlog, ttl, ...t }) => ({ ...t, watermark: iso(world.now - lag * 1000), lag_seconds: +(lag + random() * .4).toFixed(2), backlog_seconds: backlog, log_ttl_seconds: ttl, expires_in_seconds: ttl === null ? null : ttl - lag })),
   });
 
