@@ -552,10 +552,20 @@ pub(super) async fn prepare(
     page_rows: i32,
 ) -> Result<PreparedStatement, Error> {
     let columns: Vec<String> = columns.iter().map(|column| quoted(column)).collect();
+    prepare_selection(session, table, &columns.join(", "), streams, page_rows).await
+}
+
+/// The same with what is selected as CQL has it.
+pub(super) async fn prepare_selection(
+    session: &Session,
+    table: &TableName,
+    selection: &str,
+    streams: &str,
+    page_rows: i32,
+) -> Result<PreparedStatement, Error> {
     let cql = format!(
-        "SELECT {} FROM {}.{} WHERE \"cdc$stream_id\" {streams} \
+        "SELECT {selection} FROM {}.{} WHERE \"cdc$stream_id\" {streams} \
          AND \"cdc$time\" > ? AND \"cdc$time\" <= ? BYPASS CACHE",
-        columns.join(", "),
         quoted(&table.keyspace),
         quoted(&table.log_table())
     );

@@ -181,7 +181,10 @@ impl Journal for Spans {
                 ];
                 if let Some(Appended { partition, offset }) = journey.appended {
                     let partition = partition.to_string();
-                    attributes.push(KeyValue::new("messaging.destination.partition.id", partition));
+                    attributes.push(KeyValue::new(
+                        "messaging.destination.partition.id",
+                        partition,
+                    ));
                     attributes.push(KeyValue::new("messaging.kafka.offset", offset));
                 }
                 let name = format!("send {topic}");

@@ -2,7 +2,7 @@
 
 use crate::support::bench::Bench;
 use crate::support::collector::Record;
-use crate::support::traffic::{Plan, tables};
+use crate::support::traffic::{Plan, tables, time_uuid};
 use crate::support::{kafka, oracle, until};
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -323,5 +323,57 @@ async fn earliest_publishes_all_that_the_log_has() -> Result<()> {
     relay.stop().await?;
     assert_again(&records, &all);
     assert_eq!(bench.assert_delivered(case).await?.len(), 2 * all.len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewind_counts_the_updates_that_are_events_and_no_others() -> Result<()> {
+    let case = "updates that are counted";
+    let Some(broker) = kafka::broker(case).await else {
+        return Ok(());
+    };
+    let bench = Bench::emulated(&broker, "").await?;
+    let relay = bench.relay.start().await?;
+    let (orders, _) = tables(&bench.name);
+    let time = a_time_between().await?;
+    let session = &bench.database.session;
+    for (number, set) in [
+        "aggregate_type = 'order', event_type = 'Placed', payload = 0x01, created_at = 1",
+        "payload = 0x02",
+        "aggregate_type = 'order', event_type = 'Placed', payload = null, created_at = 2",
+        "aggregate_type = 'order', event_type = 'Paid', payload = 0x03, created_at = 3",
+        "aggregate_type = 'order', event_type = 'Paid', payload = 0x04",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let id = time_uuid();
+        let update =
+            format!("UPDATE {orders} SET {set} WHERE aggregate_id = 'key {number}' AND id = {id}");
+        session.query_unpaged(update.as_str(), ()).await?;
+    }
+    until("the events arrive", async || {
+        Ok(bench.collector.all().await?.len() >= 2)
+    })
+    .await?;
+    relay.stop().await?;
+    assert_eq!(bench.collector.all().await?.len(), 2, "{case}");
+    let dry = json(&bench, &["checkpoint", "reset", "--to", &time, "--dry-run"]).await?;
+    let counts = dry["tables"].as_array().context("tables")?.iter();
+    let again: u64 = counts
+        .filter_map(|table| table["published_again"].as_u64())
+        .sum();
+    assert_eq!(again, 2, "{dry:#}");
+    bench
+        .relay
+        .command(&["checkpoint", "reset", "--to", &time, "--yes"])
+        .await?;
+    let relay = bench.relay.start().await?;
+    until("they are published again", async || {
+        Ok(bench.collector.all().await?.len() >= 4)
+    })
+    .await?;
+    relay.stop().await?;
+    assert_eq!(bench.collector.all().await?.len(), 4, "{case}");
     Ok(())
 }

@@ -220,7 +220,10 @@ impl Table<'_> {
         self.cdc(description.cdc.as_ref());
         self.columns(&description).await;
         self.key(&description);
-        self.generations().await;
+        // Without a log, what is left of its streams is of no interest.
+        if description.cdc.as_ref().is_some_and(|cdc| cdc.enabled) {
+            self.generations().await;
+        }
     }
 
     fn cdc(&mut self, cdc: Option<&CdcOptions>) {

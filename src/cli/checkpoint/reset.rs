@@ -91,7 +91,7 @@ async fn plans(
     let mut plans = Vec::new();
     for outbox in outboxes {
         let table = &outbox.table;
-        let plan = Planner::open(session, store, table, args).await;
+        let plan = Planner::open(session, store, outbox, args).await;
         let plan = Box::pin(plan?.plan()).await;
         plans.push(plan.with_context(|| format!("look at {table}"))?);
     }
@@ -114,19 +114,21 @@ impl<'c> Planner<'c> {
     async fn open(
         session: &Arc<Session>,
         store: &'c Store,
-        table: &'c TableName,
+        outbox: &'c Outbox,
         args: &Args,
     ) -> Result<Self> {
+        let table = &outbox.table;
         let described = cluster::describe_table(session, table).await?;
         let described = described.with_context(|| format!("{table} does not exist"))?;
         let cdc = described
             .cdc
+            .as_ref()
             .with_context(|| format!("{table} has no log: `outbox-relay check` says what to do"))?;
         let now = moment::now();
         let to = time(args, table, now, cdc.ttl)?;
         Ok(Self {
             generations: Generations::of(Arc::clone(session), table.clone()).await?,
-            census: Census::open(Arc::clone(session), table.clone()).await?,
+            census: Census::open(Arc::clone(session), outbox, &described).await?,
             store,
             table,
             now,
