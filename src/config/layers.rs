@@ -142,8 +142,8 @@ fn nested(keys: &[String], value: &str, origin: &Origin) -> Result<Dict, Problem
     Ok(Dict::from([(keys[0].clone(), value)]))
 }
 
-/// Maps and lists, as YAML or JSON within brackets, are taken as such; anything else stays text, which the reader of the
-/// key parses.
+/// Maps and lists, as YAML or JSON within brackets, are taken as such; anything else stays text, which
+/// the reader of the key parses.
 fn leaf(text: &str) -> Value {
     if text.starts_with(['[', '{'])
         && let Ok(tree) = serde_yaml::from_str::<serde_yaml::Value>(text)

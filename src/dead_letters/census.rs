@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //!
-//! 1. They are counted at the start and after a change, not while nothing changes.
+//! 1. They are counted at the start, after a change, and once more after that, since what is counted as a
+//!    change may reach the table a little later; not while nothing changes.
 //! 2. Counting takes at most one part in [`SHARE`] of the time, however many there are.
 
 use std::convert::Infallible;
@@ -48,15 +49,18 @@ impl Signs {
 /// Counts until it is dropped. What cannot be read is counted at the next look.
 pub(super) async fn keep(store: &Store, tables: &[String], metrics: &Arc<Metrics>) -> Infallible {
     let mut counted = None;
+    let mut settled = false;
     loop {
         // Taken before: what changes meanwhile is counted again.
         let signs = Signs::of(metrics);
         let began = Instant::now();
-        if counted != Some(signs) {
+        let changed = counted != Some(signs);
+        if changed || !settled {
             match count(store, tables).await {
                 Ok(census) => {
                     show(&census, metrics);
                     counted = Some(signs);
+                    settled = !changed;
                 }
                 Err(error) => {
                     tracing::debug!(error = %Chain(&error), "dead letters were not counted");

@@ -30,6 +30,9 @@ use crate::sink::reach::{Cause, Change, Probe, Reach};
 
 /// Pause between two probes; a broker that is back is found at most this much later.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The same after an answer while no topic is in use: then a probe asks for all topics, which are many in a
+/// large cluster, and nothing is to be published that waits for it.
+const IDLE_PAUSE: Duration = Duration::from_secs(5);
 /// Records that are to travel alone. At most one per key is in flight, so this is never reached in
 /// earnest; at the limit all are forgotten, and those that are refused again are noted again.
 const MAX_ALONE: usize = 100_000;
@@ -105,6 +108,9 @@ impl Watch {
     pub(super) fn uses(&self, topic: &Arc<str>) {
         if self.topic.get().is_none() {
             self.topic.get_or_init(|| Arc::clone(topic));
+            // Under the lock, or the thread could miss it between its look and its sleep.
+            let _reach = self.reach();
+            self.changed.notify_all();
         }
     }
 
@@ -214,11 +220,17 @@ impl Watch {
         }
     }
 
-    /// Waits for [`PAUSE`], or until the sink is closing.
+    /// Waits until the next probe may be made, or until the sink is closing.
     fn pause(&self) {
-        let pause = self
-            .changed
-            .wait_timeout_while(self.reach(), PAUSE, |reach| !reach.is_closing());
+        let reach = self.reach();
+        let idle = || self.topic.get().is_none();
+        let pause = if idle() && reach.is_met() {
+            let rests = |reach: &mut Reach| !reach.is_closing() && idle();
+            self.changed.wait_timeout_while(reach, IDLE_PAUSE, rests)
+        } else {
+            let rests = |reach: &mut Reach| !reach.is_closing();
+            self.changed.wait_timeout_while(reach, PAUSE, rests)
+        };
         drop(pause);
     }
 }
