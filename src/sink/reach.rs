@@ -9,7 +9,8 @@
 //! 3. A refused login outranks a lost connection until a broker answers: events must not be given
 //!    up because one of the brokers that refuse us is also down.
 //! 4. A lost producer outranks everything, for good: only a new one can go on.
-//! 5. Until a broker has answered once, probes are wanted without any complaint.
+//! 5. Until a broker has answered once, probes are wanted without any complaint; alone they prove nothing,
+//!    since a first connection may take long.
 
 use std::sync::Arc;
 
@@ -158,9 +159,6 @@ impl Reach {
 
     /// A probe has ended.
     pub fn probed(&mut self, probe: Probe) -> Change {
-        if !self.met && self.state == State::Assumed {
-            self.state = State::Suspected(Cause::Unreachable);
-        }
         self.met |= probe == Probe::Answered;
         match (self.state, probe) {
             (State::Assumed, _) | (State::Down(_), Probe::NoBroker | Probe::NoAnswer) => {
@@ -287,9 +285,13 @@ mod tests {
     fn a_broker_is_looked_for_until_one_has_answered() {
         let mut reach = Reach::default();
         assert!(reach.wants_probe() && !reach.is_met());
-        assert_eq!(reach.probed(Probe::NoAnswer), Change::None);
-        assert!(reach.wants_probe() && !reach.is_met() && !reach.is_down());
-        assert_eq!(reach.probed(Probe::NoBroker), Change::Down(Unreachable));
+        for slow in [Probe::NoAnswer, Probe::NoBroker] {
+            assert_eq!(reach.probed(slow), Change::None);
+            assert!(reach.wants_probe() && !reach.is_met() && !reach.is_down());
+        }
+        // What is wrong is for a complaint to say.
+        reach.complained(Kind::Authentication, "a wrong password");
+        assert_eq!(reach.probed(Probe::NoBroker), Change::Down(Authentication));
         assert!(reach.wants_probe() && !reach.is_met());
         assert_eq!(reach.probed(Probe::Answered), Change::Up);
         assert!(!reach.wants_probe() && reach.is_met());
