@@ -1,9 +1,9 @@
 //! `outbox-relay completions`: completions for a shell.
 
-use std::io::{self, Write};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap_complete::{Shell, generate};
+
+use super::out;
 
 /// Arguments of `completions`.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +28,5 @@ pub fn run(args: &Args) -> Result<()> {
     // A pipe that is closed early would be a panic inside.
     let mut script = Vec::new();
     generate(args.shell, &mut command, name, &mut script);
-    let written = io::stdout().lock().write_all(&script);
-    written.context("write to standard output")
+    out::bytes(&script)
 }

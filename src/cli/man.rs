@@ -1,13 +1,15 @@
 //! `outbox-relay man`: manual pages.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Command;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, roman};
+
+use super::out;
 
 /// Arguments of `man`.
 #[derive(Debug, Clone, clap::Args)]
@@ -30,9 +32,7 @@ pub fn run(args: &Args) -> Result<()> {
     let mut command = super::command().disable_help_subcommand(true);
     command.build();
     let Some(dir) = &args.dir else {
-        let page = page(&command).context("make the page")?;
-        let written = io::stdout().lock().write_all(&page);
-        return written.context("write to standard output");
+        return out::bytes(&page(&command).context("make the page")?);
     };
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     write(&command, dir)

@@ -11,8 +11,17 @@ use anyhow::{Context, Result};
 ///
 /// When it cannot be written; [`closed`] tells that nobody reads any more.
 pub(super) fn text(text: impl Display) -> Result<()> {
+    bytes(text.to_string().as_bytes())
+}
+
+/// Prints bytes as they are.
+///
+/// # Errors
+///
+/// As [`text`].
+pub(super) fn bytes(bytes: &[u8]) -> Result<()> {
     let mut out = io::stdout().lock();
-    let written = write!(out, "{text}").and_then(|()| out.flush());
+    let written = out.write_all(bytes).and_then(|()| out.flush());
     written.context("write to standard output")
 }
 

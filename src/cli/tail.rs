@@ -3,7 +3,6 @@
 //! Invariant: nothing is published, and no checkpoint is read or written.
 
 use std::fmt::Write as _;
-use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::OutputFormat;
+use super::{OutputFormat, out};
 use crate::ack::Ack;
 use crate::config::{Config, Outbox, Start, parse_start};
 use crate::decode::{Decision, Decoder, MappingError};
@@ -89,9 +88,8 @@ pub async fn run(config: Arc<Config>, args: &Args) -> Result<()> {
     while left > 0 {
         tokio::select! {
             Some(record) = records.recv() => {
-                if !print(&record, args.output)? {
-                    break;
-                }
+                // When nobody reads any more, the source ends with this task.
+                print(&record, args.output)?;
                 left -= 1;
             }
             ended = reading.join_next() => {
@@ -124,15 +122,10 @@ fn find(config: &Config, table: &str) -> Result<Arc<Outbox>> {
     Ok(Arc::new(outbox.clone()))
 }
 
-/// Prints a record; `false` when nobody reads the output any more.
-fn print(record: &Record, output: OutputFormat) -> Result<bool> {
-    let line = match output {
-        OutputFormat::Json => object(record).to_string(),
-        OutputFormat::Text => text(record),
-    };
-    match writeln!(io::stdout().lock(), "{line}") {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        printed => printed.map(|()| true).context("write to standard output"),
+fn print(record: &Record, output: OutputFormat) -> Result<()> {
+    match output {
+        OutputFormat::Json => out::line(object(record)),
+        OutputFormat::Text => out::line(text(record)),
     }
 }
 

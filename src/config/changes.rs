@@ -100,11 +100,12 @@ fn differing(at: &str, old: &Value, new: &Value, keys: &mut Vec<String>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::config::Sources;
 
-    fn with(set: &[&str]) -> Loaded {
+    /// A configuration with these keys.
+    pub(crate) fn with(set: &[&str]) -> Loaded {
         let outbox = "outboxes=[{\"table\":\"shop.outbox\"}]";
         let sources = Sources {
             set: [outbox]

@@ -22,28 +22,17 @@ const EVERY: Duration = Duration::from_secs(10);
 /// The part of the time that counting may take.
 const SHARE: u32 = 50;
 
-/// What tells that the table may hold something else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Signs {
-    written: u64,
-    replayed: u64,
-    discarded: u64,
-}
-
-impl Signs {
-    fn of(metrics: &Metrics) -> Self {
-        let written = [
-            &metrics.dead_letters_exhausted,
-            &metrics.dead_letters_permanent,
-            &metrics.dead_letters_undecodable,
-            &metrics.dead_letters_parked,
-        ];
-        Self {
-            written: written.iter().map(|count| count.get()).sum(),
-            replayed: metrics.replayed.get(),
-            discarded: metrics.discarded.get(),
-        }
-    }
+/// Writes and removals so far: another number means that the table may hold something else.
+fn changes(metrics: &Metrics) -> u64 {
+    let counters = [
+        &metrics.dead_letters_exhausted,
+        &metrics.dead_letters_permanent,
+        &metrics.dead_letters_undecodable,
+        &metrics.dead_letters_parked,
+        &metrics.replayed,
+        &metrics.discarded,
+    ];
+    counters.iter().map(|counter| counter.get()).sum()
 }
 
 /// Counts until it is dropped. What cannot be read is counted at the next look.
@@ -52,14 +41,14 @@ pub(super) async fn keep(store: &Store, tables: &[String], metrics: &Arc<Metrics
     let mut settled = false;
     loop {
         // Taken before: what changes meanwhile is counted again.
-        let signs = Signs::of(metrics);
+        let seen = changes(metrics);
         let began = Instant::now();
-        let changed = counted != Some(signs);
+        let changed = counted != Some(seen);
         if changed || !settled {
             match count(store, tables).await {
                 Ok(census) => {
                     show(&census, metrics);
-                    counted = Some(signs);
+                    counted = Some(seen);
                     settled = !changed;
                 }
                 Err(error) => {

@@ -396,7 +396,10 @@ impl<'s> Seen<'s> {
                 "task_restarts",
                 "Tasks that were started again after they had failed, by task.",
                 "task",
-                Kind::RESTARTED.map(|kind| (kind.name(), m.restarts_by_task.get(kind.name()))),
+                (Kind::ALL
+                    .into_iter()
+                    .filter(|kind| kind.policy().restarts()))
+                .map(|kind| (kind.name(), m.restarts_by_task.get(kind.name()))),
             ),
             Family::one(
                 "task_panics",

@@ -268,12 +268,17 @@ impl Pipeline {
             }
             fatal_last(reports);
         }
-        for Report { token, result } in reports.drain(..) {
-            if let (Ok(appended), Some(item)) = (&result, self.core.under_way(token)) {
-                item.times.appended.set(Some(*appended));
-            }
-            self.core.report(token, result.map(drop), now);
+        for report in reports.drain(..) {
+            self.attempted(report, now);
         }
+    }
+
+    /// Tells how an attempt has ended.
+    fn attempted(&mut self, Report { token, result }: Report, now: Duration) {
+        if let (Ok(appended), Some(item)) = (&result, self.core.under_way(token)) {
+            item.times.appended.set(Some(*appended));
+        }
+        self.core.report(token, result.map(drop), now);
     }
 
     /// Does what the core has decided, besides attempts.
@@ -397,7 +402,7 @@ impl Pipeline {
         while let Ok(report) = self.reports.try_recv() {
             // A failure would only be tried again, and what becomes a dead letter is not written.
             if report.result.is_ok() {
-                self.core.report(report.token, Ok(()), now);
+                self.attempted(report, now);
             }
         }
         self.carry_out();

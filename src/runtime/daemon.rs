@@ -345,19 +345,7 @@ fn status(hooks: &Hooks, stopping: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn with(set: &[&str]) -> Loaded {
-        let table = "outboxes=[{\"table\":\"shop.outbox\"}]";
-        let sources = Sources {
-            set: [&[table], set]
-                .concat()
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-            ..Sources::default()
-        };
-        sources.load().expect("a good configuration")
-    }
+    use crate::config::changes::tests::with;
 
     #[test]
     fn what_waits_for_a_new_process_is_named_until_it_is_there_or_is_taken_back() {

@@ -26,27 +26,13 @@ pub fn parse(text: &str) -> Result<EnvFilter, FilterError> {
     if text.trim().is_empty() {
         return Err(FilterError::Level(text.to_owned()));
     }
-    for word in directives(text) {
+    for word in text.split(',').filter(|word| !word.is_empty()) {
         let bare = !word.contains(['=', '[']);
         if bare && word.parse::<LevelFilter>().is_err() {
             return Err(FilterError::Level(word.to_owned()));
         }
     }
     Ok(filter)
-}
-
-/// The parts between commas, but for those within brackets and braces.
-fn directives(text: &str) -> impl Iterator<Item = &str> {
-    let mut depth = 0_i32;
-    let parts = text.split(move |c: char| {
-        match c {
-            '[' | '{' => depth += 1,
-            ']' | '}' => depth -= 1,
-            _ => {}
-        }
-        c == ',' && depth == 0
-    });
-    parts.map(str::trim).filter(|part| !part.is_empty())
 }
 
 #[cfg(test)]

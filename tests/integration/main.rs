@@ -26,6 +26,7 @@ mod logs;
 mod otlp;
 mod outage;
 mod ownership;
+mod readiness;
 mod reference;
 mod rows;
 #[cfg(feature = "tls")]

@@ -90,6 +90,11 @@ impl Policy {
         }
     }
 
+    /// Whether a task may be started again, whatever has ended its run.
+    pub fn restarts(&self) -> bool {
+        [self.on_error, self.on_panic, self.on_end].contains(&Reaction::Restart)
+    }
+
     const fn drain(at_stop: AtStop, why: &'static str) -> Self {
         Self {
             on_error: Reaction::Drain,
@@ -171,17 +176,6 @@ impl Kind {
             ),
         }
     }
-}
-
-impl Kind {
-    /// Those that are started again after they have failed.
-    pub const RESTARTED: [Self; 5] = [
-        Self::Source,
-        Self::Replayer,
-        Self::HealthMonitor,
-        Self::WakeUp,
-        Self::Http,
-    ];
 
     /// What it is called.
     pub fn name(self) -> &'static str {

@@ -95,19 +95,14 @@ impl Node {
         )?;
         let properties = directory.path().join("server.properties");
         fs::write(&properties, settings(&ports, session, directory.path()))?;
-        let formatted = java(&libs, directory.path())?
+        let mut format = java(&libs, directory.path())?;
+        format
             .args(["kafka.tools.StorageTool", "format", "--standalone"])
             .args(["--add-scram", "SCRAM-SHA-512=[name=relay,password=secret]"])
             .args(["--add-scram", "SCRAM-SHA-256=[name=relay,password=secret]"])
             .args(["-t", "b3V0Ym94LXJlbGF5LTAxIQ", "-c"])
-            .arg(&properties)
-            .output()
-            .context("run Java")?;
-        ensure!(
-            formatted.status.success(),
-            "format Kafka's log directory: {}",
-            String::from_utf8_lossy(&formatted.stderr)
-        );
+            .arg(&properties);
+        succeed(&mut format, "format Kafka's log directory")?;
         let process = spawn(&libs, directory.path())?;
         let mut node = Self {
             process,
@@ -154,19 +149,12 @@ impl Node {
 
     /// Allows a user one kind of operation with one topic. Blocks.
     pub(crate) fn allow(&self, user: &str, operation: &str, topic: &str) -> Result<()> {
-        let added = java(&self.libs, self.directory.path())?
-            .args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server"])
+        let mut add = java(&self.libs, self.directory.path())?;
+        add.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server"])
             .arg(self.bootstrap())
             .args(["--add", "--allow-principal", &format!("User:{user}")])
-            .args(["--operation", operation, "--topic", topic])
-            .output()
-            .context("run Java")?;
-        ensure!(
-            added.status.success(),
-            "allow {user} to {operation} {topic}: {}",
-            String::from_utf8_lossy(&added.stderr)
-        );
-        Ok(())
+            .args(["--operation", operation, "--topic", topic]);
+        succeed(&mut add, &format!("allow {user} to {operation} {topic}"))
     }
 
     /// Kills the broker, as a machine that loses power would.
@@ -298,6 +286,17 @@ fn java(libs: &Path, directory: &Path) -> Result<Command> {
         .current_dir(directory)
         .stdin(Stdio::null());
     Ok(command)
+}
+
+/// Runs a command to its end. Blocks.
+fn succeed(command: &mut Command, what: &str) -> Result<()> {
+    let ended = command.output().context("run Java")?;
+    ensure!(
+        ended.status.success(),
+        "{what}: {}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
+    Ok(())
 }
 
 /// The folder with the broker's jars, filled if it is not.
